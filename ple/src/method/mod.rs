@@ -1,0 +1,172 @@
+//! What a training method is: arithmetic on log-probabilities. A method does no I/O and starts no generation; the trainer
+//! samples, scores, packs and steps for it. A new method is one file here and one line in [`crate::trainer`].
+
+use crate::Result;
+use model::{Batch, Columns};
+
+pub mod ple;
+pub mod sft;
+
+/// How the sides of an iteration are sampled.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampling {
+    /// Divides the logits; 0 is greedy.
+    pub temperature: f32,
+    /// Keeps the smallest set of ids with this mass; 1 keeps all.
+    pub top_p: f32,
+    /// Keeps the largest logits; 0 keeps all.
+    pub top_k: u32,
+    /// Keeps ids with at least this share of the largest mass; 0 keeps all.
+    pub min_p: f32,
+    /// Divides positive and multiplies negative logits of ids seen before; 1 is off.
+    pub repetition_penalty: f32,
+}
+
+/// One side of a group: which prompt, and how many samples of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Side {
+    /// Whether the principle stands before the query.
+    pub principle: bool,
+    /// Samples per query.
+    pub samples: u32,
+    /// How they are drawn.
+    pub sampling: Sampling,
+}
+
+/// What an iteration begins with.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Rollout {
+    /// Nothing is sampled: an iteration is an epoch over the rows' own answers.
+    None,
+    /// Each query is answered on every side.
+    Sides(Vec<Side>),
+}
+
+/// Which heads a method reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heads {
+    /// Log-probabilities.
+    LogProb,
+    /// The scalar head.
+    Scalar,
+    /// Both.
+    Both,
+}
+
+/// What the trainer computes for the method before the loss.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Needs {
+    /// Heads of the training forward.
+    pub heads: Heads,
+    /// 1/T of the training forward; 1 for all but parity modes.
+    pub inv_temperature: f32,
+    /// Fill `Columns::ref_logp`.
+    pub reference: bool,
+    /// Fill `Columns::old_logp` by a forward (sampled rows carry it already).
+    pub old_logp: bool,
+    /// Fill `Columns::value_target`.
+    pub value: bool,
+}
+
+impl Needs {
+    /// Log-probabilities at temperature 1 and nothing else.
+    pub fn logp() -> Needs {
+        Needs { heads: Heads::LogProb, inv_temperature: 1.0, reference: false, old_logp: false, value: false }
+    }
+}
+
+/// One answer of a group: sampled and scored, or given by the row.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Answer {
+    /// Token ids, the end token included if there is one. Sampled answers are never tokenised again.
+    pub ids: Vec<u32>,
+    /// Log-probability of each id at sampling time, temperature 1; empty for given answers.
+    pub logps: Vec<f32>,
+    /// Whether it ended by itself (an end token) rather than by the length limit.
+    pub finished: bool,
+    /// The raw reward; NaN for given answers.
+    pub reward: f64,
+}
+
+/// All answers to one row, in (side, sample) order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Group {
+    /// Index of the row in the input, before any filter.
+    pub row: u32,
+    /// Ids of the plain prompt; empty for `text` rows.
+    pub prompt: Vec<u32>,
+    /// `sides[side][sample]`; for Rollout::None one side with the row's own answers.
+    pub sides: Vec<Vec<Answer>>,
+}
+
+/// What one optimizer step is made of: a prompt, the answers trained under it, and the method's branch.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Example {
+    /// Index of the row in the input.
+    pub row: u32,
+    /// Ids of the prompt; empty for `text` rows.
+    pub prompt: Vec<u32>,
+    /// Ids of each answer.
+    pub answers: Vec<Vec<u32>>,
+    /// Per answer: its weight (`Columns::weight`); empty if unused.
+    pub weights: Vec<f32>,
+    /// The method's own branch (`Batch::tags`).
+    pub tag: u32,
+}
+
+/// Host counts over a whole optimizer batch (all micro-batches and ranks), known before its first forward.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Totals {
+    /// Examples: a pair or a group is one.
+    pub examples: f64,
+    /// Loss rows.
+    pub tokens: f64,
+    /// Sum of `Columns::weight`.
+    pub weight: f64,
+}
+
+/// One value per head; the unused one is empty.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Outputs<T> {
+    /// `[M]` log-probabilities of the loss rows.
+    pub logp: T,
+    /// `[M]` values of the scalar head.
+    pub value: T,
+}
+
+/// A micro-batch's share of the optimizer batch's loss, and of its metrics (each a sum that the trainer adds up).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Loss {
+    /// Already divided by the totals.
+    pub value: f64,
+    /// Name and share, added over micro-batches.
+    pub metrics: Vec<(&'static str, f64)>,
+}
+
+/// A training method.
+pub trait Method {
+    /// What iteration `iteration` begins with.
+    fn rollout(&self, iteration: u32) -> Rollout;
+
+    /// What the training forward must give.
+    fn needs(&self) -> Needs;
+
+    /// Finished and scored groups of the whole iteration, in query order, to examples. Pure: no I/O, no generation. Returns
+    /// beside the examples what the log line says of the labelling.
+    fn label(&mut self, iteration: u32, groups: Vec<Group>) -> Result<(Vec<Example>, Vec<(&'static str, f64)>)>;
+
+    /// Once per iteration, after the side forwards, over all its examples (GAE, KL in the reward, whitening, leave-one-out).
+    fn advantages(&self, examples: &[Example], side: &mut Columns) -> Result<()> {
+        let _ = (examples, side);
+        Ok(())
+    }
+
+    /// Writes d loss / d output into `dout` (every element) and returns the loss. Sums are f64, in order.
+    fn loss(&self, totals: &Totals, batch: &Batch, out: Outputs<&[f32]>, dout: Outputs<&mut [f32]>) -> Result<Loss>;
+
+    /// What a checkpoint keeps of the method.
+    fn state(&self) -> serde_json::Value;
+
+    /// The reverse of [`Method::state`].
+    fn restore(&mut self, state: &serde_json::Value) -> Result<()>;
+}

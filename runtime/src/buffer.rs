@@ -1,0 +1,213 @@
+//! Owned device memory, views into it, and the arena that one plan fills.
+
+use crate::{DType, Element, Error, Ptr, Result, Stream, ensure};
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// `len` elements of device memory, freed on drop. Not shareable between threads, so views stay on one thread.
+pub struct Buffer<T> {
+    stream: Stream,
+    ptr: Ptr,
+    len: usize,
+    _element: PhantomData<(T, std::cell::Cell<()>)>,
+}
+
+impl<T> std::fmt::Debug for Buffer<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Buffer({} elements on {})", self.len, self.stream.backend().name())
+    }
+}
+
+impl<T: Element> Buffer<T> {
+    /// `len` zeroed elements.
+    pub fn zeros(stream: &Stream, len: usize) -> Result<Buffer<T>> {
+        let bytes = len
+            .checked_mul(size_of::<T>())
+            .ok_or_else(|| Error::OutOfMemory { wanted: usize::MAX, what: format!("{len} elements") })?;
+        let ptr = stream.backend().alloc(stream.queue(), bytes)?;
+        Ok(Buffer { stream: stream.clone(), ptr, len, _element: PhantomData })
+    }
+
+    /// Elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The queue it belongs to.
+    pub fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    /// The whole buffer as an operand.
+    pub fn view(&self) -> View<'_> {
+        View { ptr: self.ptr, len: self.len, dtype: T::DTYPE, _owner: PhantomData }
+    }
+
+    /// Copies `data` over the first `data.len()` elements.
+    pub fn write(&mut self, data: &[T]) -> Result<()> {
+        ensure!(data.len() <= self.len, "upload: {} elements into a buffer of {}", data.len(), self.len);
+        self.stream.backend().htod(self.stream.queue(), self.ptr, bytemuck::cast_slice(data))
+    }
+
+    /// Copies everything to the host; waits.
+    pub fn to_vec(&self) -> Result<Vec<T>> {
+        let mut out = vec![T::default(); self.len];
+        self.read(&mut out)?;
+        Ok(out)
+    }
+
+    /// Copies the first `out.len()` elements to the host; waits.
+    pub fn read(&self, out: &mut [T]) -> Result<()> {
+        ensure!(out.len() <= self.len, "download: {} elements from a buffer of {}", out.len(), self.len);
+        self.stream.backend().dtoh(self.stream.queue(), bytemuck::cast_slice_mut(out), self.ptr)
+    }
+}
+
+impl<T> Drop for Buffer<T> {
+    fn drop(&mut self) {
+        self.stream.backend().free(self.stream.queue(), self.ptr, self.len * size_of::<T>());
+    }
+}
+
+/// An operand: where it lies, how many elements, of which dtype. Reading or writing it is up to the op; [`disjoint`] keeps
+/// an op's outputs apart from everything else it touches.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    ptr: Ptr,
+    len: usize,
+    dtype: DType,
+    _owner: PhantomData<(&'a (), *const ())>,
+}
+
+impl<'a> View<'a> {
+    /// A view of nothing: the neutral value of optional operands.
+    pub fn none(dtype: DType) -> View<'static> {
+        View { ptr: Ptr(64), len: 0, dtype, _owner: PhantomData }
+    }
+
+    /// Elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Storage of the elements.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Address of the first element.
+    pub fn ptr(&self) -> Ptr {
+        self.ptr
+    }
+
+    /// A part of it.
+    pub fn slice(&self, range: Range<usize>) -> Result<View<'a>> {
+        ensure!(range.start <= range.end && range.end <= self.len, "view: {range:?} of {} elements", self.len);
+        Ok(View { ptr: Ptr(self.ptr.0 + (range.start * self.dtype.size()) as u64), len: range.len(), ..*self })
+    }
+
+    /// The elements themselves, on the CPU.
+    ///
+    /// # Safety
+    /// The device is the CPU, and while the slice lives nobody writes these elements.
+    pub unsafe fn host<T: Element>(self) -> Result<&'a [T]> {
+        ensure!(self.dtype == T::DTYPE, "view: wanted {}, got {}", T::DTYPE, self.dtype);
+        // SAFETY: on the CPU a Ptr is the address of `len` elements of the buffer that 'a borrows; the caller rules out writers.
+        Ok(unsafe { std::slice::from_raw_parts(self.ptr.0 as *const T, self.len) })
+    }
+
+    /// The elements for writing, on the CPU.
+    ///
+    /// # Safety
+    /// The device is the CPU, and while the slice lives nobody else reads or writes these elements (see [`disjoint`]).
+    // A view is a device address; that it is Copy is what makes the caller's promise necessary.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn host_mut<T: Element>(self) -> Result<&'a mut [T]> {
+        ensure!(self.dtype == T::DTYPE, "view: wanted {}, got {}", T::DTYPE, self.dtype);
+        // SAFETY: as in `host`, and the caller promises to be the only one.
+        Ok(unsafe { std::slice::from_raw_parts_mut(self.ptr.0 as *mut T, self.len) })
+    }
+
+    /// Copies the elements to the host; waits.
+    pub fn read<T: Element>(&self, stream: &Stream, out: &mut [T]) -> Result<()> {
+        ensure!(self.dtype == T::DTYPE && out.len() == self.len, "download: wanted {} {}, got {} {}", out.len(), T::DTYPE, self.len, self.dtype);
+        stream.backend().dtoh(stream.queue(), bytemuck::cast_slice_mut(out), self.ptr)
+    }
+
+    /// Copies host elements over it.
+    pub fn write<T: Element>(&self, stream: &Stream, data: &[T]) -> Result<()> {
+        ensure!(self.dtype == T::DTYPE && data.len() == self.len, "upload: wanted {} {}, got {} {}", self.len, self.dtype, data.len(), T::DTYPE);
+        stream.backend().htod(stream.queue(), self.ptr, bytemuck::cast_slice(data))
+    }
+
+    /// Copies `from` over it; both have the same length and dtype.
+    pub fn copy(&self, stream: &Stream, from: View<'_>) -> Result<()> {
+        ensure!(self.dtype == from.dtype && self.len == from.len, "copy: {} {} from {} {}", self.len, self.dtype, from.len, from.dtype);
+        disjoint("copy", &[*self], &[from])?;
+        stream.backend().dtod(stream.queue(), self.ptr, from.ptr, self.bytes())
+    }
+
+    /// Sets every byte to zero.
+    pub fn zero(&self, stream: &Stream) -> Result<()> {
+        stream.backend().fill(stream.queue(), self.ptr, 0, self.bytes())
+    }
+
+    fn bytes(&self) -> usize {
+        self.len * self.dtype.size()
+    }
+
+    fn overlaps(&self, other: &View<'_>) -> bool {
+        let end = |v: &View<'_>| v.ptr.0 + v.bytes() as u64;
+        self.len > 0 && other.len > 0 && self.ptr.0 < end(other) && other.ptr.0 < end(self)
+    }
+}
+
+/// Checks that no output overlaps another output or an input; every launcher calls it before it makes slices.
+pub fn disjoint(room: &str, outputs: &[View<'_>], inputs: &[View<'_>]) -> Result<()> {
+    for (i, out) in outputs.iter().enumerate() {
+        let clash = outputs[i + 1..].iter().chain(inputs).any(|other| out.overlaps(other));
+        ensure!(!clash, "{room}: output {i} overlaps another operand");
+    }
+    Ok(())
+}
+
+/// One allocation that a plan has cut into regions beforehand. Regions start at multiples of 64 bytes.
+#[derive(Debug)]
+pub struct Arena {
+    memory: Buffer<u32>,
+}
+
+impl Arena {
+    /// One zeroed allocation of `words` 32-bit words.
+    pub fn new(stream: &Stream, words: usize) -> Result<Arena> {
+        Ok(Arena { memory: stream.zeros(words)? })
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.memory.len() * 4
+    }
+
+    /// Words to reserve for `len` elements, rounded up to 64 bytes.
+    pub fn words(len: usize, dtype: DType) -> usize {
+        (len * dtype.size()).div_ceil(64) * 16
+    }
+
+    /// `len` elements from word `offset` on.
+    pub fn view(&self, offset: usize, len: usize, dtype: DType) -> Result<View<'_>> {
+        let words = (len * dtype.size()).div_ceil(4);
+        ensure!(offset + words <= self.memory.len(), "arena: region {offset}+{words} of {} words", self.memory.len());
+        let ptr = Ptr(self.memory.ptr.0 + 4 * offset as u64);
+        Ok(View { ptr, len, dtype, _owner: PhantomData })
+    }
+}

@@ -1,0 +1,82 @@
+//! An in-order queue on one device: the first argument of every op.
+
+use crate::{Backend, Buffer, Element, Error, Event, Isa, Pool, Queue, Result, cpu::Cpu};
+use std::sync::Arc;
+
+/// An in-order queue on one device. Cloning gives another handle to the same queue.
+#[derive(Clone)]
+pub struct Stream {
+    backend: Arc<dyn Backend>,
+    queue: Queue,
+}
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Stream({}, {})", self.backend.name(), self.queue.0)
+    }
+}
+
+impl Stream {
+    /// A queue on a device named as on the command line: `cpu`. Anything else is [`Error::NoDevice`].
+    pub fn open(device: &str, threads: Option<usize>) -> Result<Stream> {
+        match device {
+            "cpu" | "auto" => {
+                let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+                Ok(Stream::cpu(threads, Isa::from_env()?))
+            }
+            other => Err(Error::NoDevice(format!("{other}: this build drives `cpu` only; devices are named cpu, cuda:N, ascend:N"))),
+        }
+    }
+
+    /// A CPU queue with its own pool of threads and a chosen instruction set.
+    pub fn cpu(threads: usize, isa: Isa) -> Stream {
+        Stream::on(Arc::new(Cpu::new(threads, isa)))
+    }
+
+    /// The first queue of a device.
+    pub fn on(backend: Arc<dyn Backend>) -> Stream {
+        Stream { backend, queue: Queue(0) }
+    }
+
+    /// The device.
+    pub fn backend(&self) -> &dyn Backend {
+        &*self.backend
+    }
+
+    /// The queue on it.
+    pub fn queue(&self) -> Queue {
+        self.queue
+    }
+
+    /// The thread pool if the device is the CPU.
+    pub fn host(&self) -> Option<&Pool> {
+        self.backend.host()
+    }
+
+    /// The thread pool, or [`Error::Unsupported`] naming the room that has no kernel for this device.
+    pub fn pool(&self, room: &'static str) -> Result<&Pool> {
+        self.host().ok_or_else(|| Error::Unsupported { call: room, device: self.backend.name().to_string() })
+    }
+
+    /// A zeroed buffer of `len` elements.
+    pub fn zeros<T: Element>(&self, len: usize) -> Result<Buffer<T>> {
+        Buffer::zeros(self, len)
+    }
+
+    /// A buffer holding a copy of `data`.
+    pub fn upload<T: Element>(&self, data: &[T]) -> Result<Buffer<T>> {
+        let mut buffer = Buffer::zeros(self, data.len())?;
+        buffer.write(data)?;
+        Ok(buffer)
+    }
+
+    /// Marks the present end of the queue.
+    pub fn record(&self) -> Result<Event> {
+        self.backend.record(self.queue)
+    }
+
+    /// Waits for the queue to run empty, at most for the device's deadline.
+    pub fn synchronize(&self) -> Result<()> {
+        self.backend.synchronize(self.queue)
+    }
+}
