@@ -140,19 +140,40 @@ impl<'a> View<'a> {
 
     /// Copies the elements to the host; waits.
     pub fn read<T: Element>(&self, stream: &Stream, out: &mut [T]) -> Result<()> {
-        ensure!(self.dtype == T::DTYPE && out.len() == self.len, "download: wanted {} {}, got {} {}", out.len(), T::DTYPE, self.len, self.dtype);
+        ensure!(
+            self.dtype == T::DTYPE && out.len() == self.len,
+            "download: wanted {} {}, got {} {}",
+            out.len(),
+            T::DTYPE,
+            self.len,
+            self.dtype
+        );
         stream.backend().dtoh(stream.queue(), bytemuck::cast_slice_mut(out), self.ptr)
     }
 
     /// Copies host elements over it.
     pub fn write<T: Element>(&self, stream: &Stream, data: &[T]) -> Result<()> {
-        ensure!(self.dtype == T::DTYPE && data.len() == self.len, "upload: wanted {} {}, got {} {}", self.len, self.dtype, data.len(), T::DTYPE);
+        ensure!(
+            self.dtype == T::DTYPE && data.len() == self.len,
+            "upload: wanted {} {}, got {} {}",
+            self.len,
+            self.dtype,
+            data.len(),
+            T::DTYPE
+        );
         stream.backend().htod(stream.queue(), self.ptr, bytemuck::cast_slice(data))
     }
 
     /// Copies `from` over it; both have the same length and dtype.
     pub fn copy(&self, stream: &Stream, from: View<'_>) -> Result<()> {
-        ensure!(self.dtype == from.dtype && self.len == from.len, "copy: {} {} from {} {}", self.len, self.dtype, from.len, from.dtype);
+        ensure!(
+            self.dtype == from.dtype && self.len == from.len,
+            "copy: {} {} from {} {}",
+            self.len,
+            self.dtype,
+            from.len,
+            from.dtype
+        );
         disjoint("copy", &[*self], &[from])?;
         stream.backend().dtod(stream.queue(), self.ptr, from.ptr, self.bytes())
     }

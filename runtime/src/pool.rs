@@ -162,7 +162,14 @@ impl Pool {
     }
 
     /// Cuts `out` into rows of `width` and gives `body(first_row, rows, scratch)` at least `grain` rows at a time.
-    pub fn rows<T: Send>(&self, out: &mut [T], width: usize, grain: usize, scratch: usize, body: &(dyn Fn(usize, &mut [T], &mut [f32]) + Sync)) {
+    pub fn rows<T: Send>(
+        &self,
+        out: &mut [T],
+        width: usize,
+        grain: usize,
+        scratch: usize,
+        body: &(dyn Fn(usize, &mut [T], &mut [f32]) + Sync),
+    ) {
         if out.is_empty() || width == 0 {
             return;
         }

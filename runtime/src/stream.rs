@@ -24,7 +24,9 @@ impl Stream {
                 let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
                 Ok(Stream::cpu(threads, Isa::from_env()?))
             }
-            other => Err(Error::NoDevice(format!("{other}: this build drives `cpu` only; devices are named cpu, cuda:N, ascend:N"))),
+            other => {
+                Err(Error::NoDevice(format!("{other}: this build drives `cpu` only; devices are named cpu, cuda:N, ascend:N")))
+            }
         }
     }
 
