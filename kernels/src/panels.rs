@@ -58,7 +58,8 @@ fn unpack_slice<T: Element>(out: &mut [T], packed: &[T], k: usize) {
 /// Packs the row-major bytes of `[n, k]`, given in the storage type of `out`.
 pub fn pack(s: &Stream, out: View<'_>, bytes: &[u8], n: usize, k: usize) -> Result<()> {
     fn typed<T: Element>(out: View<'_>, bytes: &[u8], k: usize) -> Result<()> {
-        let rows: Vec<T> = bytemuck::pod_collect_to_vec(bytes);
+        // The bytes may lie at any address of a mapped file.
+        let rows: Vec<T> = bytes.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect();
         // SAFETY: the caller checked that the device is the CPU; nothing else touches `out` during this call.
         pack_slice(unsafe { out.host_mut::<T>()? }, &rows, k);
         Ok(())
