@@ -3,7 +3,13 @@
 #![forbid(unsafe_code)]
 
 pub mod batch;
+pub mod config;
 pub mod error;
+mod json;
 
 pub use batch::{Batch, Columns, Parent, PrefixId, Segment, Span};
+pub use config::{Config, ModuleSpec, RopeScaling, TensorSpec};
 pub use error::{Error, Result};
+
+#[cfg(test)]
+mod shared;
