@@ -249,19 +249,19 @@ fn one_label(file: &Object) -> Result<()> {
 /// (H, K, D).
 fn heads(file: &Object, c: usize, h: usize) -> Result<(usize, usize, usize)> {
     let k = file.integer("num_key_value_heads", 1, 1 << 14)?.unwrap_or(h);
-    if h % k != 0 {
+    if !h.is_multiple_of(k) {
         return Err(file.wrong("num_key_value_heads", format_args!("a divisor of num_attention_heads {h}")));
     }
     let d = match file.integer("head_dim", 1, 1 << 12)? {
         Some(d) => d,
-        None if c % h == 0 => c / h,
+        None if c.is_multiple_of(h) => c / h,
         None => {
             return Err(
                 file.wrong("hidden_size", format_args!("a multiple of num_attention_heads {h}, since head_dim is not given"))
             );
         }
     };
-    if d % 2 != 0 {
+    if !d.is_multiple_of(2) {
         return Err(file.wrong("head_dim", format_args!("an even number (it is {d} here), since rotary positions turn pairs")));
     }
     if (h * d) as u64 > 4 * MOST_WIDTH {
@@ -318,10 +318,9 @@ fn rope(file: &Object, warnings: &mut Vec<String>) -> Result<(f64, Option<RopeSc
 
 fn rope_scaling(object: &Object) -> Result<Option<RopeScaling>> {
     let field = if object.get("rope_type").is_some() { "rope_type" } else { "type" };
-    if object.get(field).is_none() {
-        if let Some((layers, _)) = object.keys().find(|(_, v)| v.is_object()) {
-            return Err(object.wrong(layers, "no parameters per kind of layer (not supported for llama)"));
-        }
+    let nested = object.keys().find(|(_, v)| v.is_object() && object.get(field).is_none());
+    if let Some((layers, _)) = nested {
+        return Err(object.wrong(layers, "no parameters per kind of layer (not supported for llama)"));
     }
     match object.text(field)? {
         Some("llama3") => llama3(object).map(Some),

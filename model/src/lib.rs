@@ -5,11 +5,14 @@
 pub mod batch;
 pub mod config;
 pub mod error;
+mod header;
 mod json;
+pub mod weights;
 
 pub use batch::{Batch, Columns, Parent, PrefixId, Segment, Span};
 pub use config::{Config, ModuleSpec, RopeScaling, TensorSpec};
 pub use error::{Error, Result};
+pub use weights::{Checkpoint, TensorData};
 
 #[cfg(test)]
 mod shared;
