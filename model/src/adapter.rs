@@ -3,6 +3,7 @@
 //! y = W x + b + scale · B (A x), A `[R, I]`, B `[O, R]`, both f32.
 
 mod config;
+mod select;
 
 pub use crate::ModuleSpec;
 pub use config::{AdapterConfig, Targets};

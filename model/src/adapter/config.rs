@@ -1,8 +1,8 @@
 //! `adapter_config.json` of PEFT: what is read, what is refused by name, which modules it selects.
 
+use super::select::{Patterns, Selector};
 use crate::json::{self, Object};
 use crate::{Error, ModuleSpec, Result};
-use fancy_regex::{Regex, RegexBuilder};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -287,61 +287,4 @@ fn refuse(file: &Object) -> Result<()> {
 fn unknown(file: &Object) -> Vec<String> {
     let unknown = file.keys().filter(|(k, v)| !inert(v) && !KNOWN.contains(&k.as_str()));
     unknown.map(|(k, v)| format!("adapter_config.json: {k} = {} is not known and passed over", json::got(Some(v)))).collect()
-}
-
-fn compile(path: &Path, field: &str, text: &str) -> Result<Regex> {
-    let wrong = |e| Error::file(path, format!("{field}: wanted a regular expression, got {text:?}: {e}"));
-    RegexBuilder::new(text).backtrack_limit(100_000).build().map_err(wrong)
-}
-
-fn matches(path: &Path, field: &str, regex: &Regex, module: &str) -> Result<bool> {
-    let wrong = |e| {
-        Error::file(path, format!("{field}: wanted an expression that can be tried on {module}, got {:?}: {e}", regex.as_str()))
-    };
-    regex.is_match(module).map_err(wrong)
-}
-
-enum Selector<'a> {
-    All,
-    Regex(&'a Path, &'a str, Regex),
-    List(&'a [String]),
-}
-
-impl<'a> Selector<'a> {
-    fn new(path: &'a Path, field: &'a str, targets: &'a Targets) -> Result<Selector<'a>> {
-        Ok(match targets {
-            Targets::AllLinear => Selector::All,
-            Targets::Regex(text) => Selector::Regex(path, field, compile(path, field, &format!(r"\A(?:{text})\z"))?),
-            Targets::List(list) => Selector::List(list),
-        })
-    }
-
-    fn matches(&self, module: &str) -> Result<bool> {
-        match self {
-            Selector::All => Ok(true),
-            Selector::Regex(path, field, regex) => matches(path, field, regex, module),
-            Selector::List(list) => {
-                Ok(list.iter().any(|t| module.strip_suffix(t.as_str()).is_some_and(|r| r.is_empty() || r.ends_with('.'))))
-            }
-        }
-    }
-}
-
-/// Patterns of the end of a path (from its start or after a dot), each with a value.
-struct Patterns<'a, T>(&'a Path, &'a str, Vec<(Regex, T)>);
-
-impl<'a, T: Copy> Patterns<'a, T> {
-    fn new(path: &'a Path, field: &'a str, list: &[(String, T)]) -> Result<Patterns<'a, T>> {
-        let compiled = list.iter().map(|(key, value)| Ok((compile(path, field, &format!(r"\A(?:.*\.)?(?:{key})\z"))?, *value)));
-        Ok(Patterns(path, field, compiled.collect::<Result<_>>()?))
-    }
-
-    fn first(&self, module: &str) -> Result<Option<T>> {
-        for (regex, value) in &self.2 {
-            if matches(self.0, self.1, regex, module)? {
-                return Ok(Some(*value));
-            }
-        }
-        Ok(None)
-    }
 }
