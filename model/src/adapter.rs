@@ -1,0 +1,180 @@
+//! LoRA adapters in PEFT's format: `adapter_config.json`, `adapter_model.safetensors`, a short README. Host memory only.
+//!
+//! y = W x + b + scale · B (A x), A `[R, I]`, B `[O, R]`, both f32.
+
+mod config;
+mod select;
+
+pub use crate::ModuleSpec;
+pub use config::{AdapterConfig, Targets};
+
+use crate::weights::{Checkpoint, Tensor, TensorData, write_safetensors};
+use crate::{Error, Result};
+use config::Selected;
+use runtime::DType;
+use runtime::host::write_file;
+use std::collections::BTreeSet;
+use std::path::Path;
+
+/// The Philox4x32-10 block function: (key, counter) -> four words.
+pub type Philox = fn([u32; 2], [u32; 4]) -> [u32; 4];
+
+/// One module's A and B.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdapterModule {
+    /// Of the base module, as in [`ModuleSpec::path`].
+    pub path: String,
+    /// I.
+    pub in_features: usize,
+    /// O.
+    pub out_features: usize,
+    /// R.
+    pub r: usize,
+    /// Of the product B A.
+    pub scale: f32,
+    /// `[R, I]`
+    pub a: Vec<f32>,
+    /// `[O, R]`
+    pub b: Vec<f32>,
+}
+
+/// An adapter in host memory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Adapter {
+    /// What it was made with; `target_modules` is the sorted list that is written to disk.
+    pub config: AdapterConfig,
+    /// In the order of the base model's modules; a module that is not there carries no LoRA.
+    pub modules: Vec<AdapterModule>,
+    /// `[1, C]` the scalar head, if `modules_to_save` names it.
+    pub score: Option<Vec<f32>>,
+}
+
+const CONFIG: &str = "adapter_config.json";
+const TENSORS: &str = "adapter_model.safetensors";
+const SCORE: &str = "base_model.model.score.weight";
+
+fn key(path: &str, which: char) -> String {
+    format!("base_model.model.{path}.lora_{which}.weight")
+}
+
+impl Adapter {
+    /// Reads a PEFT folder for a base model with these modules. Every tensor that the configuration asks for must be there in its
+    /// shape, finite, and no other; errors name file and key.
+    pub fn load(folder: &Path, expected: &[ModuleSpec]) -> Result<Adapter> {
+        let mut config = AdapterConfig::from_folder(folder)?;
+        let path = folder.join(TENSORS);
+        if !path.exists() && folder.join("adapter_model.bin").exists() {
+            return Err(Error::file(
+                &path,
+                "wanted safetensors, got adapter_model.bin only (a pickle, which is code; save it again)",
+            ));
+        }
+        let selected = config.select(&folder.join(CONFIG), expected)?;
+        let checkpoint = Checkpoint::open_file(&path)?;
+        let mut left: BTreeSet<&str> = checkpoint.names().collect();
+        let mut take = |name: &str, shape: &[usize]| {
+            left.remove(name);
+            let tensor = checkpoint.tensor(name)?;
+            if tensor.shape == shape { read(&tensor) } else { Err(tensor.wrong_shape(shape)) }
+        };
+        let mut modules = Vec::with_capacity(selected.len());
+        for (module, &Selected { r, scale, .. }) in modules_of(expected, &selected) {
+            let a = take(&key(&module.path, 'A'), &[r, module.in_features])?;
+            let b = take(&key(&module.path, 'B'), &[module.out_features, r])?;
+            modules.push(AdapterModule { a, b, ..empty(module, r, scale) });
+        }
+        let score = if config.modules_to_save.iter().any(|m| m == "score") {
+            let columns = checkpoint.tensor(SCORE)?.shape.last().copied().unwrap_or_default();
+            Some(take(SCORE, &[1, columns])?)
+        } else {
+            None
+        };
+        if let Some(name) = left.first() {
+            return Err(Error::file(&path, format!("tensor {name:?}: wanted no such tensor: {CONFIG} selects no module for it")));
+        }
+        normalise(&mut config, expected, &selected);
+        Ok(Adapter { config, modules, score })
+    }
+
+    /// A new adapter: A uniform in ±1/sqrt(I), B zero. Element i of module m (its index in `expected`) takes word i mod 4 of the
+    /// block (i/4 low, i/4 high, m, 0) under the key (seed low, seed high ^ 1); uniform = (word >> 8) · 2^-24.
+    pub fn fresh(mut config: AdapterConfig, expected: &[ModuleSpec], seed: u64, philox: Philox) -> Result<Adapter> {
+        let path = Path::new("new adapter");
+        if config.r == 0 || !(config.lora_alpha.is_finite() && config.lora_alpha > 0.0) {
+            let got = (config.r, config.lora_alpha);
+            return Err(Error::file(
+                path,
+                format!("r, lora_alpha: wanted a rank of at least 1 and an alpha above 0, got {got:?}"),
+            ));
+        }
+        let selected = config.select(path, expected)?;
+        let key = [seed as u32, (seed >> 32) as u32 ^ 1];
+        let made = modules_of(expected, &selected).map(|(module, &Selected { index, r, scale })| {
+            let bound = (1.0 / (module.in_features as f64).sqrt()) as f32;
+            let elements = r * module.in_features;
+            let blocks = (0..elements.div_ceil(4) as u64).map(|i| philox(key, [i as u32, (i >> 32) as u32, index as u32, 0]));
+            let uniform = |word: u32| (word >> 8) as f32 * 2f32.powi(-24);
+            let a = blocks.flatten().take(elements).map(|word| (2.0 * uniform(word) - 1.0) * bound).collect();
+            AdapterModule { a, b: vec![0.0; module.out_features * r], ..empty(module, r, scale) }
+        });
+        let modules = made.collect();
+        normalise(&mut config, expected, &selected);
+        Ok(Adapter { config, modules, score: None })
+    }
+
+    /// Writes the folder (made if absent), tensors first; each file appears whole or not at all.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        let failed = |source| runtime::Error::File { path: folder.to_path_buf(), action: "create", source };
+        std::fs::create_dir_all(folder).map_err(failed)?;
+        let mut tensors: Vec<Tensor> = Vec::with_capacity(2 * self.modules.len() + 1);
+        for m in &self.modules {
+            tensors.push((key(&m.path, 'A'), DType::F32, vec![m.r, m.in_features], bytemuck::cast_slice(&m.a)));
+            tensors.push((key(&m.path, 'B'), DType::F32, vec![m.out_features, m.r], bytemuck::cast_slice(&m.b)));
+        }
+        if let Some(score) = &self.score {
+            tensors.push((SCORE.into(), DType::F32, vec![1, score.len()], bytemuck::cast_slice(score)));
+        }
+        write_safetensors(&folder.join(TENSORS), &tensors)?;
+        write_file(&folder.join(CONFIG), |out| out.write_all(self.config.text().as_bytes()))?;
+        write_file(&folder.join("README.md"), |out| out.write_all(self.readme().as_bytes()))?;
+        Ok(())
+    }
+
+    fn readme(&self) -> String {
+        let base = self.config.base_model_name_or_path.as_deref().unwrap_or("unknown");
+        let (r, alpha) = (self.config.r, self.config.lora_alpha);
+        format!(
+            "---\nbase_model: {}\nlibrary_name: peft\n---\n\nA LoRA adapter (rank {r}, alpha {alpha}, {} modules) in PEFT's format, written by PLE.\n",
+            serde_json::Value::from(base),
+            self.modules.len()
+        )
+    }
+}
+
+fn read(tensor: &TensorData) -> Result<Vec<f32>> {
+    tensor.check_finite()?;
+    Ok(tensor.to_f32())
+}
+
+fn empty(module: &ModuleSpec, r: usize, scale: f32) -> AdapterModule {
+    let ModuleSpec { path, in_features, out_features } = module.clone();
+    AdapterModule { path, in_features, out_features, r, scale, a: Vec::new(), b: Vec::new() }
+}
+
+fn modules_of<'a>(expected: &'a [ModuleSpec], selected: &'a [Selected]) -> impl Iterator<Item = (&'a ModuleSpec, &'a Selected)> {
+    selected.iter().filter_map(|s| expected.get(s.index).map(|m| (m, s)))
+}
+
+/// Names what was selected as PLE writes it: the sorted last names where they select just these modules, else the full paths.
+fn normalise(config: &mut AdapterConfig, expected: &[ModuleSpec], selected: &[Selected]) {
+    let last = |m: &ModuleSpec| m.path.rsplit('.').next().unwrap_or_default().to_string();
+    let names: BTreeSet<String> = modules_of(expected, selected).map(|(m, _)| last(m)).collect();
+    let covered = expected.iter().filter(|m| names.contains(&last(m))).count();
+    let paths = || modules_of(expected, selected).map(|(m, _)| m.path.clone()).collect();
+    let names = if covered == selected.len() { names } else { paths() };
+    config.target_modules = Targets::List(names.into_iter().collect());
+    config.exclude_modules = None;
+}
+
+#[cfg(test)]
+mod tests;
