@@ -11,7 +11,7 @@ mod json;
 pub mod tokenizer;
 pub mod weights;
 
-pub use adapter::{Adapter, AdapterConfig, AdapterModule, Targets};
+pub use adapter::{AdapterConfig, AdapterModule, Targets};
 pub use batch::{Batch, Columns, Parent, PrefixId, Segment, Span};
 pub use config::{Config, ModuleSpec, RopeScaling, TensorSpec};
 pub use error::{Error, Result};

@@ -202,16 +202,61 @@ pub fn disjoint(room: &str, outputs: &[View<'_>], inputs: &[View<'_>]) -> Result
     Ok(())
 }
 
-/// One allocation that a plan has cut into regions beforehand. Regions start at multiples of 64 bytes.
+/// Where one operand lies in an arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Region {
+    offset: usize,
+    len: usize,
+    dtype: DType,
+}
+
+impl Region {
+    /// Elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Its 32-bit words in the arena: the range of elements if it holds f32.
+    pub fn words(&self) -> Range<usize> {
+        self.offset..self.offset + (self.len * self.dtype.size()).div_ceil(4)
+    }
+}
+
+/// Cuts an arena into regions before it is allocated. Regions start at multiples of 64 bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    words: usize,
+}
+
+impl Plan {
+    /// The next region.
+    pub fn region(&mut self, len: usize, dtype: DType) -> Region {
+        let region = Region { offset: self.words, len, dtype };
+        self.words += (len * dtype.size()).div_ceil(64) * 16;
+        region
+    }
+
+    /// Bytes of all regions.
+    pub fn bytes(&self) -> usize {
+        self.words * 4
+    }
+}
+
+/// One allocation that a [`Plan`] has cut into regions beforehand.
 #[derive(Debug)]
 pub struct Arena {
     memory: Buffer<u32>,
 }
 
 impl Arena {
-    /// One zeroed allocation of `words` 32-bit words.
-    pub fn new(stream: &Stream, words: usize) -> Result<Arena> {
-        Ok(Arena { memory: stream.zeros(words)? })
+    /// One zeroed allocation of at least the plan's size.
+    pub fn new(stream: &Stream, bytes: usize) -> Result<Arena> {
+        Ok(Arena { memory: stream.zeros(bytes.div_ceil(4))? })
     }
 
     /// Bytes held.
@@ -219,16 +264,20 @@ impl Arena {
         self.memory.len() * 4
     }
 
-    /// Words to reserve for `len` elements, rounded up to 64 bytes.
-    pub fn words(len: usize, dtype: DType) -> usize {
-        (len * dtype.size()).div_ceil(64) * 16
+    /// The operand of a region.
+    pub fn view(&self, region: Region) -> Result<View<'_>> {
+        ensure!(region.words().end <= self.memory.len(), "arena: region {:?} of {} words", region.words(), self.memory.len());
+        let ptr = Ptr(self.memory.ptr.0 + 4 * region.offset as u64);
+        Ok(View { ptr, len: region.len, dtype: region.dtype, _owner: PhantomData })
     }
 
-    /// `len` elements from word `offset` on.
-    pub fn view(&self, offset: usize, len: usize, dtype: DType) -> Result<View<'_>> {
-        let words = (len * dtype.size()).div_ceil(4);
-        ensure!(offset + words <= self.memory.len(), "arena: region {offset}+{words} of {} words", self.memory.len());
-        let ptr = Ptr(self.memory.ptr.0 + 4 * offset as u64);
-        Ok(View { ptr, len, dtype, _owner: PhantomData })
+    /// Everything in it as f32: what an optimizer steps over.
+    pub fn flat(&self) -> View<'_> {
+        View { ptr: self.memory.ptr, len: self.memory.len(), dtype: DType::F32, _owner: PhantomData }
+    }
+
+    /// Sets every byte to zero.
+    pub fn zero(&self) -> Result<()> {
+        self.memory.view().zero(self.memory.stream())
     }
 }

@@ -15,7 +15,7 @@ pub mod pool;
 pub mod stream;
 
 pub use backend::{Arg, Backend, Defines, DeviceInfo, Event, Gemm, Gemmed, Graph, Kernel, Launch, Pinned, Ptr, Queue, TensorMap};
-pub use buffer::{Arena, Buffer, View, disjoint};
+pub use buffer::{Arena, Buffer, Plan, Region, View, disjoint};
 pub use cpu::Isa;
 pub use dtype::{DType, Element, Precision};
 pub use error::{Error, Result};

@@ -14,6 +14,9 @@ const WATCH: Duration = Duration::from_micros(60);
 /// A task body: index of the task, and scratch memory of the thread that runs it.
 type Body<'a> = dyn Fn(usize, &mut [f32]) + Sync + 'a;
 
+/// A body over rows: index of the first row, the rows, and scratch memory.
+pub type RowBody<'a, T> = dyn Fn(usize, &mut [T], &mut [f32]) + Sync + 'a;
+
 #[derive(Clone, Copy)]
 struct Job {
     body: *const Body<'static>,
@@ -162,14 +165,7 @@ impl Pool {
     }
 
     /// Cuts `out` into rows of `width` and gives `body(first_row, rows, scratch)` at least `grain` rows at a time.
-    pub fn rows<T: Send>(
-        &self,
-        out: &mut [T],
-        width: usize,
-        grain: usize,
-        scratch: usize,
-        body: &(dyn Fn(usize, &mut [T], &mut [f32]) + Sync),
-    ) {
+    pub fn rows<T: Send>(&self, out: &mut [T], width: usize, grain: usize, scratch: usize, body: &RowBody<'_, T>) {
         if out.is_empty() || width == 0 {
             return;
         }

@@ -1,0 +1,271 @@
+//! Activations: one plan, one allocation, made once for the largest micro-batch. Nothing is allocated in a steady step.
+
+use crate::base::{Base, DOWN, GATE, K, MODULES, O, Q, UP, V};
+use crate::batch::{Batch, Parent};
+use crate::config::Config;
+use crate::{Error, Result};
+use kernels::attention;
+use runtime::{Arena, DType, Plan, Region, Stream, View};
+
+/// What a forward leaves behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Only `out`.
+    Nothing,
+    /// Everything that [`crate::Transformer::backward`] reads.
+    Backward,
+}
+
+/// The largest micro-batch that fits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// N.
+    pub tokens: usize,
+    /// M.
+    pub loss_rows: usize,
+    /// Segments.
+    pub segments: usize,
+    /// Examples (trees).
+    pub examples: usize,
+}
+
+/// Module groups that share an input: q, k, v; o; gate, up; down.
+pub(crate) const GROUPS: [&[usize]; 4] = [&[Q, K, V], &[O], &[GATE, UP], &[DOWN]];
+/// Index of a group in [`GROUPS`].
+pub(crate) const QKV: usize = 0;
+pub(crate) const ATTENTION_OUT: usize = 1;
+pub(crate) const GATE_UP: usize = 2;
+pub(crate) const MLP_OUT: usize = 3;
+
+/// What one layer keeps for its backward.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LayerActs {
+    /// `[N, C]` residual stream before the attention norm.
+    pub input: Region,
+    /// `[N]`
+    pub input_rstd: Region,
+    /// `[N, (H+2K)·D]` after RoPE.
+    pub qkv: Region,
+    /// `[N, H·D]`
+    pub attended: Region,
+    /// `[N, H]` i32
+    pub maximum: Region,
+    /// `[N, H]`
+    pub denominator: Region,
+    /// `[N, C]` residual stream before the MLP norm.
+    pub middle: Region,
+    /// `[N]`
+    pub middle_rstd: Region,
+    /// `[N, 2F]`
+    pub gate_up: Region,
+    /// `[N, ΣR]` of each group.
+    pub lora: [Region; 4],
+}
+
+/// Regions of the backward.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Gradients {
+    /// `[N, C]` of the residual stream, and the one before it.
+    pub stream: [Region; 2],
+    /// `[N, C]` of a normed input.
+    pub normed: Region,
+    /// `[N, (H+2K)·D]`
+    pub qkv: Region,
+    /// `[N, H·D]`
+    pub attended: Region,
+    /// `[N, 2F]`
+    pub gate_up: Region,
+    /// `[N, F]`
+    pub activated: Region,
+    /// `[N, ΣR]`
+    pub lora: Region,
+}
+
+/// The regions of a plan.
+#[derive(Clone, Debug)]
+pub(crate) struct Regions {
+    pub tokens: Region,
+    pub pos: Region,
+    pub segments: Region,
+    pub rows: Region,
+    pub targets: Region,
+    pub trees: Region,
+    pub entries: Region,
+    pub layers: Vec<LayerActs>,
+    /// `[N, C]` normed input of a group; reused.
+    pub normed: Region,
+    /// `[N, C]` output of o_proj or down_proj; reused.
+    pub projected: Region,
+    /// `[N, F]`
+    pub activated: Region,
+    /// `[N, C]` residual stream before the final norm.
+    pub last: Region,
+    pub last_rstd: Region,
+    /// `[N, C]`
+    pub hidden: Region,
+    /// `[M]`
+    pub out: Region,
+    pub kept: [Region; 3],
+    pub gradients: Option<Gradients>,
+}
+
+fn plan_layer(p: &mut Plan, c: &Config, n: usize, ranks: &[usize; 4]) -> LayerActs {
+    let (h, q) = (c.hidden_size, c.num_attention_heads * c.head_dim);
+    let width = q + 2 * c.num_key_value_heads * c.head_dim;
+    LayerActs {
+        input: p.region(n * h, DType::F32),
+        input_rstd: p.region(n, DType::F32),
+        qkv: p.region(n * width, DType::F32),
+        attended: p.region(n * q, DType::F32),
+        maximum: p.region(n * c.num_attention_heads, DType::I32),
+        denominator: p.region(n * c.num_attention_heads, DType::F32),
+        middle: p.region(n * h, DType::F32),
+        middle_rstd: p.region(n, DType::F32),
+        gate_up: p.region(n * 2 * c.intermediate_size, DType::F32),
+        lora: ranks.map(|r| p.region(n * r, DType::F32)),
+    }
+}
+
+/// Plans activations for a model; `ranks` are the largest ΣR of each group over layers and slots.
+pub(crate) fn plan(p: &mut Plan, c: &Config, ranks: &[usize; 4], limits: &Limits, keep: Keep) -> Regions {
+    let (n, m) = (limits.tokens, limits.loss_rows);
+    let (h, q, f) = (c.hidden_size, c.num_attention_heads * c.head_dim, c.intermediate_size);
+    // Without a backward every layer reuses one set of regions: a layer reads only its own and the last layer's `middle`.
+    let layers = match keep {
+        Keep::Backward => (0..c.num_hidden_layers).map(|_| plan_layer(p, c, n, ranks)).collect(),
+        Keep::Nothing => vec![plan_layer(p, c, n, ranks); c.num_hidden_layers],
+    };
+    let gradients = (keep == Keep::Backward).then(|| Gradients {
+        stream: [p.region(n * h, DType::F32), p.region(n * h, DType::F32)],
+        normed: p.region(n * h, DType::F32),
+        qkv: p.region(n * (q + 2 * c.num_key_value_heads * c.head_dim), DType::F32),
+        attended: p.region(n * q, DType::F32),
+        gate_up: p.region(n * 2 * f, DType::F32),
+        activated: p.region(n * f, DType::F32),
+        lora: p.region(n * ranks.iter().max().copied().unwrap_or(0), DType::F32),
+    });
+    Regions {
+        tokens: p.region(n, DType::U32),
+        pos: p.region(n, DType::U32),
+        segments: p.region(4 * limits.segments, DType::U32),
+        rows: p.region(m, DType::U32),
+        targets: p.region(m, DType::U32),
+        trees: p.region(2 * limits.examples, DType::U32),
+        entries: p.region(2 * limits.examples, DType::U32),
+        layers,
+        normed: p.region(n * h, DType::F32),
+        projected: p.region(n * h, DType::F32),
+        activated: p.region(n * f, DType::F32),
+        last: p.region(n * h, DType::F32),
+        last_rstd: p.region(n, DType::F32),
+        hidden: p.region(n * h, DType::F32),
+        out: p.region(m, DType::F32),
+        kept: [p.region(m, DType::F32), p.region(m, DType::F32), p.region(m, DType::F32)],
+        gradients,
+    }
+}
+
+/// Activations of one micro-batch in an overlay arena.
+#[derive(Debug)]
+pub struct Acts {
+    overlay: Arena,
+    pub(crate) at: Regions,
+    limits: Limits,
+    /// Host side of `segments`, `trees` and `entries`.
+    staging: Vec<u32>,
+    /// N and M of the last forward.
+    pub(crate) size: (usize, usize),
+    /// Segments of it.
+    pub(crate) segment_count: usize,
+}
+
+impl Acts {
+    /// Lays a plan over an arena that is large enough for it.
+    pub(crate) fn on(overlay: Arena, at: Regions, limits: Limits) -> Acts {
+        Acts { overlay, at, limits, staging: Vec::new(), size: (0, 0), segment_count: 0 }
+    }
+
+    /// The arena, for the next phase's plan.
+    pub fn into_overlay(self) -> Arena {
+        self.overlay
+    }
+
+    /// What fits.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// `[M]` log-probabilities or scores of the last forward.
+    pub fn out(&self, s: &Stream, out: &mut Vec<f32>) -> Result<()> {
+        out.resize(self.size.1, 0.0);
+        Ok(self.view(self.at.out, self.size.1)?.read(s, out)?)
+    }
+
+    /// `[S, 4]` of the last forward.
+    pub(crate) fn segments(&self) -> Result<View<'_>> {
+        self.view(self.at.segments, 4 * self.segment_count)
+    }
+
+    /// Sets N without a batch: decoding uploads its own rows.
+    pub(crate) fn decode_rows(&mut self, n: usize) {
+        self.size = (n, 0);
+        self.segment_count = 0;
+    }
+
+    /// The first `len` elements of a region.
+    pub(crate) fn view(&self, region: Region, len: usize) -> Result<View<'_>> {
+        Ok(self.overlay.view(region)?.slice(0..len)?)
+    }
+
+    /// Uploads a batch after checking that it fits.
+    pub(crate) fn upload(&mut self, s: &Stream, b: &Batch) -> Result<()> {
+        let have = [b.tokens(), b.loss_rows(), b.segments.len(), b.examples.len()];
+        let most = [self.limits.tokens, self.limits.loss_rows, self.limits.segments, self.limits.examples];
+        for ((what, have), most) in ["tokens", "loss rows", "segments", "examples"].iter().zip(have).zip(most) {
+            if have > most {
+                return Err(Error::Batch(format!("{have} {what}, planned for {most}")));
+            }
+        }
+        if b.pos.len() != b.tokens() || b.targets.len() != b.loss_rows() || b.trees.len() != b.examples.len() {
+            return Err(Error::Batch("tokens and pos, rows and targets, trees and examples must have equal lengths".into()));
+        }
+        self.size = (b.tokens(), b.loss_rows());
+        self.segment_count = b.segments.len();
+        self.view(self.at.tokens, b.tokens())?.write(s, &b.tokens)?;
+        self.view(self.at.pos, b.tokens())?.write(s, &b.pos)?;
+        self.view(self.at.rows, b.loss_rows())?.write(s, &b.rows)?;
+        self.view(self.at.targets, b.loss_rows())?.write(s, &b.targets)?;
+        let mut staging = std::mem::take(&mut self.staging);
+        staging.clear();
+        for segment in &b.segments {
+            let parent = match segment.parent {
+                Parent::Root => attention::ROOT,
+                Parent::Segment(parent) => parent,
+                Parent::Cached(_) => return Err(Error::Batch("a cached parent is for prefill only".into())),
+            };
+            staging.extend_from_slice(&[segment.start, segment.len, segment.pos0, parent]);
+        }
+        self.view(self.at.segments, staging.len())?.write(s, &staging)?;
+        staging.clear();
+        staging.extend(b.trees.iter().flat_map(|t| [t.start, t.end]));
+        self.view(self.at.trees, staging.len())?.write(s, &staging)?;
+        staging.clear();
+        for example in &b.examples {
+            let spans = b.sequences.get(example.range()).filter(|spans| !spans.is_empty());
+            let (first, last) = spans.and_then(|spans| Some((spans.first()?.start, spans.last()?.end))).unwrap_or((0, 0));
+            staging.extend_from_slice(&[first, last]);
+        }
+        self.view(self.at.entries, staging.len())?.write(s, &staging)?;
+        self.staging = staging;
+        Ok(())
+    }
+}
+
+/// The largest ΣR of each group over the layers of a slot.
+pub(crate) fn group_ranks(base: &Base, rank: impl Fn(usize, usize) -> usize) -> [usize; 4] {
+    let of = |group: &[usize], layer: usize| group.iter().map(|&m| rank(layer, m)).sum::<usize>();
+    GROUPS.map(|group| (0..base.layers()).map(|layer| of(group, layer)).max().unwrap_or(0))
+}
+
+/// A module's index must be below this.
+const _: () = assert!(DOWN < MODULES);

@@ -1,0 +1,218 @@
+//! Prefill and decode: running sequences over pages, one token a step.
+
+use crate::batch::Batch;
+use crate::forward::{Context, scaling};
+use crate::kv_cache::{KvCache, Path};
+use crate::transformer::{Adapter, Transformer};
+use crate::{Error, Result};
+use kernels::{logprob, sample};
+use runtime::Stream;
+
+/// What names a sample's random numbers (LAW "Random numbers").
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SampleKey {
+    /// Index in the input before any filter.
+    pub row: u32,
+    /// Plain 0, guided 1.
+    pub side: u32,
+    /// Counts on over repeats of a row inside one iteration.
+    pub sample: u32,
+    /// Of the training loop.
+    pub iteration: u32,
+}
+
+/// Settings of a run: the same for all its sequences.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// How ids are drawn.
+    pub sampling: sample::Sampling,
+    /// Ids after which a sequence is finished; the id itself is kept.
+    pub stop: Vec<u32>,
+    /// Longest completion.
+    pub max_new_tokens: usize,
+    /// Of all random numbers.
+    pub seed: u64,
+}
+
+/// A sequence that has ended.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Finished {
+    /// The caller's number for it.
+    pub id: usize,
+    /// Completion, the stop id included.
+    pub ids: Vec<u32>,
+    /// Log-probability of each id, temperature 1, untruncated (LAW A4).
+    pub logps: Vec<f32>,
+    /// Log-probability of each id under the distribution it was drawn from.
+    pub sampling_logps: Vec<f32>,
+    /// Whether it ended with a stop id rather than by the length limit.
+    pub stopped: bool,
+}
+
+#[derive(Debug)]
+struct Running {
+    key: SampleKey,
+    path: Path,
+    /// The id that goes in next.
+    token: u32,
+    prompt: Vec<u32>,
+    done: Finished,
+}
+
+/// Sequences that are being decoded.
+#[derive(Debug)]
+pub struct DecodeRun {
+    settings: Settings,
+    adapter: Adapter,
+    running: Vec<Running>,
+    finished: Vec<Finished>,
+    /// Host rows of a step: tokens, positions, slots, draws, read-back.
+    tokens: Vec<u32>,
+    positions: Vec<u32>,
+    slots: Vec<u32>,
+    draws: Vec<u32>,
+    seen: Vec<u32>,
+    out: (Vec<u32>, Vec<f32>, Vec<f32>),
+}
+
+impl DecodeRun {
+    /// No sequences yet.
+    pub fn new(settings: Settings, adapter: Adapter) -> Result<DecodeRun> {
+        settings.sampling.validate().map_err(Error::Batch)?;
+        Ok(DecodeRun {
+            settings,
+            adapter,
+            running: Vec::new(),
+            finished: Vec::new(),
+            tokens: Vec::new(),
+            positions: Vec::new(),
+            slots: Vec::new(),
+            draws: Vec::new(),
+            seen: Vec::new(),
+            out: Default::default(),
+        })
+    }
+
+    /// Sequences in it.
+    pub fn running(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Adds a sequence whose prompt but for its last id has been prefilled as `path`.
+    pub fn add(&mut self, id: usize, key: SampleKey, path: Path, prompt: Vec<u32>) -> Result<()> {
+        let token = *prompt.last().ok_or_else(|| Error::Batch("a prompt needs at least one token".into()))?;
+        let done = Finished { id, ..Default::default() };
+        self.running.push(Running { key, path, token, prompt, done });
+        Ok(())
+    }
+}
+
+impl Transformer {
+    /// Computes keys and values of a batch's tokens into pages; [`KvCache::take_paths`] then gives each segment's path.
+    pub fn prefill(&self, s: &Stream, kv: &mut KvCache, b: &Batch, ad: Adapter) -> Result<()> {
+        self.check(b)?;
+        kv.acts.upload(s, b)?;
+        kv.admit(s, b)?;
+        self.body(s, &kv.acts, ad, &Context::Prefill { cache: kv })
+    }
+
+    /// Decodes up to `steps` tokens of every running sequence.
+    pub fn decode(&self, s: &Stream, kv: &mut KvCache, run: &mut DecodeRun, steps: u32) -> Result<()> {
+        for _ in 0..steps {
+            if run.running.is_empty() {
+                break;
+            }
+            self.step(s, kv, run)?;
+        }
+        Ok(())
+    }
+
+    /// The sequences that have finished since the last call, in order of `id`.
+    pub fn collect(&self, s: &Stream, run: &mut DecodeRun) -> Result<Vec<Finished>> {
+        s.synchronize()?;
+        let mut finished = std::mem::take(&mut run.finished);
+        finished.sort_by_key(|f| f.id);
+        Ok(finished)
+    }
+
+    fn step(&self, s: &Stream, kv: &mut KvCache, run: &mut DecodeRun) -> Result<()> {
+        let n = run.running.len();
+        self.upload_step(s, kv, run)?;
+        self.body(s, &kv.acts, run.adapter, &Context::Decode { cache: kv })?;
+        self.final_norm(s, &kv.acts)?;
+        let logits = kv.logits(n)?;
+        self.logits_of(s, logits, kv.acts.view(kv.acts.at.hidden, n * self.config.hidden_size)?)?;
+        let [ids, logps, sampling_logps, draws] = kv.sampled(n)?;
+        sample::forward(s, ids, sampling_logps, logits, draws, kv.seen(n)?, &run.settings.sampling)?;
+        logprob::of_logits(s, logps, logits, ids, scaling(1.0))?;
+        let out = &mut run.out;
+        out.0.resize(n, 0);
+        out.1.resize(n, 0.0);
+        out.2.resize(n, 0.0);
+        ids.read(s, &mut out.0)?;
+        logps.read(s, &mut out.1)?;
+        sampling_logps.read(s, &mut out.2)?;
+        self.advance(kv, run);
+        Ok(())
+    }
+
+    fn upload_step(&self, s: &Stream, kv: &mut KvCache, run: &mut DecodeRun) -> Result<()> {
+        let n = run.running.len();
+        kv.acts.decode_rows(n);
+        [&mut run.tokens, &mut run.positions, &mut run.slots, &mut run.draws].into_iter().for_each(Vec::clear);
+        for r in &mut run.running {
+            run.tokens.push(r.token);
+            run.positions.push(r.path.len);
+            run.slots.push(kv.append(&mut r.path)?);
+            let k = r.key;
+            let draw = sample::draw(run.settings.seed, k.row, k.side, k.sample, r.done.ids.len() as u32, k.iteration);
+            run.draws.extend_from_slice(&[draw as u32, (draw >> 32) as u32]);
+        }
+        if let Some(i) = run.positions.iter().position(|&p| p as usize >= self.positions()) {
+            return Err(Error::Batch(format!("sequence {i} is longer than {} positions", self.positions())));
+        }
+        kv.upload_step(s, &run.slots, run.running.iter().map(|r| &r.path))?;
+        kv.acts.view(kv.acts.at.tokens, n)?.write(s, &run.tokens)?;
+        kv.acts.view(kv.acts.at.pos, n)?.write(s, &run.positions)?;
+        kv.sampled(n)?[3].write(s, &run.draws)?;
+        self.upload_seen(s, kv, run)
+    }
+
+    /// Marks prompt ids and counts completion ids, where penalties need them.
+    fn upload_seen(&self, s: &Stream, kv: &KvCache, run: &mut DecodeRun) -> Result<()> {
+        let v = self.config.vocab_size;
+        let seen = kv.seen(run.running.len())?;
+        if seen.is_empty() {
+            return Ok(());
+        }
+        run.seen.clear();
+        run.seen.resize(run.running.len() * v, 0);
+        for (r, row) in run.running.iter().zip(run.seen.chunks_exact_mut(v)) {
+            r.prompt.iter().for_each(|&id| row[id as usize] |= 1 << 31);
+            r.done.ids.iter().for_each(|&id| row[id as usize] += 1);
+        }
+        Ok(seen.write(s, &run.seen)?)
+    }
+
+    /// Takes the sampled ids in and moves finished sequences out.
+    fn advance(&self, kv: &mut KvCache, run: &mut DecodeRun) {
+        let (settings, out) = (&run.settings, &run.out);
+        let mut i = 0;
+        let finished = &mut run.finished;
+        run.running.retain_mut(|r| {
+            let id = out.0[i];
+            r.done.ids.push(id);
+            r.done.logps.push(out.1[i]);
+            r.done.sampling_logps.push(out.2[i]);
+            r.token = id;
+            i += 1;
+            r.done.stopped = settings.stop.contains(&id);
+            let ends = r.done.stopped || r.done.ids.len() >= settings.max_new_tokens;
+            if ends {
+                kv.release(std::mem::take(&mut r.path));
+                finished.push(std::mem::take(&mut r.done));
+            }
+            !ends
+        });
+    }
+}

@@ -1,0 +1,105 @@
+//! The scheduler: prompts in, completions out, in the prompts' order whatever ran beside what.
+
+use crate::batch::{Batch, Parent};
+use crate::decode::{DecodeRun, Finished, SampleKey, Settings};
+use crate::kv_cache::KvCache;
+use crate::transformer::{Adapter, Transformer};
+use crate::{Error, Result};
+use kernels::kv_store::PAGE;
+use runtime::Stream;
+
+/// One completion to draw.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Request {
+    /// Ids of the prompt.
+    pub prompt: Vec<u32>,
+    /// Names its random numbers.
+    pub key: SampleKey,
+}
+
+/// Steps between two looks at what has finished.
+const STEPS: u32 = 4;
+
+fn pages(request: &Request, settings: &Settings) -> usize {
+    (request.prompt.len() + settings.max_new_tokens).div_ceil(PAGE)
+}
+
+/// Draws one completion for every request. `progress` hears how many are finished after each look.
+/// Errors: an empty prompt, an id beyond the vocabulary, a request longer than the positions or the pages.
+pub fn generate(
+    s: &Stream,
+    model: &Transformer,
+    kv: &mut KvCache,
+    requests: &[Request],
+    settings: &Settings,
+    adapter: Adapter,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Vec<Finished>> {
+    for (i, request) in requests.iter().enumerate() {
+        let (prompt, total) = (request.prompt.len(), request.prompt.len() + settings.max_new_tokens);
+        let fits = total <= model.positions() && pages(request, settings) <= kv.limits().pages && prompt <= kv.limits().prefill_tokens + 1;
+        let ids = request.prompt.iter().all(|&id| (id as usize) < model.config.vocab_size);
+        if prompt == 0 || settings.max_new_tokens == 0 || !fits || !ids {
+            let (most, n) = (model.positions().min(kv.limits().positions), settings.max_new_tokens);
+            return Err(Error::Batch(format!(
+                "request {i}: a prompt of {prompt} tokens and {n} new ones; wanted 1..{most} positions in all and ids below {}",
+                model.config.vocab_size
+            )));
+        }
+    }
+    let mut run = DecodeRun::new(settings.clone(), adapter)?;
+    let mut out: Vec<Finished> = vec![Finished::default(); requests.len()];
+    let (mut next, mut done) = (0, 0);
+    // Pages promised to running sequences, so that none of them can run dry.
+    let mut promised = 0;
+    while done < requests.len() {
+        let first = next;
+        let mut tokens = 0;
+        while let Some(request) = requests.get(next) {
+            let (pages, prompt) = (pages(request, settings), request.prompt.len() - 1);
+            let room = run.running() + (next - first) < kv.limits().batch;
+            if !room || promised + pages > kv.limits().pages || tokens + prompt > kv.limits().prefill_tokens {
+                break;
+            }
+            (promised, tokens, next) = (promised + pages, tokens + prompt, next + 1);
+        }
+        admit(s, model, kv, &mut run, &requests[first..next], first, adapter)?;
+        model.decode(s, kv, &mut run, STEPS)?;
+        for finished in model.collect(s, &mut run)? {
+            promised -= pages(&requests[finished.id], settings);
+            done += 1;
+            let id = finished.id;
+            out[id] = finished;
+        }
+        progress(done);
+    }
+    Ok(out)
+}
+
+/// Prefills all but the last id of each prompt and adds the sequences to the run.
+fn admit(
+    s: &Stream,
+    model: &Transformer,
+    kv: &mut KvCache,
+    run: &mut DecodeRun,
+    requests: &[Request],
+    first: usize,
+    adapter: Adapter,
+) -> Result<()> {
+    let mut batch = Batch::default();
+    for request in requests {
+        let prompt = &request.prompt[..request.prompt.len() - 1];
+        if !prompt.is_empty() {
+            batch.segment(prompt, Parent::Root, 0);
+        }
+    }
+    if !batch.segments.is_empty() {
+        model.prefill(s, kv, &batch, adapter)?;
+    }
+    let mut paths = kv.take_paths().into_iter();
+    for (i, request) in requests.iter().enumerate() {
+        let path = if request.prompt.len() > 1 { paths.next().unwrap_or_default() } else { Default::default() };
+        run.add(first + i, request.key, path, request.prompt.clone())?;
+    }
+    Ok(())
+}

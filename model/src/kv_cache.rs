@@ -1,0 +1,269 @@
+//! Keys and values of running sequences in pages of 64 positions; a page is a block of attention.
+
+use crate::acts::{self, Acts, Keep, Limits};
+use crate::batch::{Batch, Parent};
+use crate::transformer::Transformer;
+use crate::{Error, Result};
+use kernels::kv_store::{PAGE, Pages};
+use runtime::{Arena, DType, Plan, Region, Stream, View};
+
+/// How much decoding is planned for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheLimits {
+    /// Pages of 64 positions.
+    pub pages: usize,
+    /// Tokens of one prefill: the longest prompt.
+    pub prefill_tokens: usize,
+    /// B: sequences that run at once.
+    pub batch: usize,
+    /// Longest path in positions.
+    pub positions: usize,
+}
+
+/// A run of positions inside one page: `64·block + from .. 64·block + to`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Which page.
+    pub page: u32,
+    /// Which block of positions it belongs to.
+    pub block: u32,
+    /// First offset, in the block as in the page.
+    pub from: u32,
+    /// One past the last offset.
+    pub to: u32,
+}
+
+/// The pages of one path from its root, in position order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Path {
+    pub(crate) pieces: Vec<Piece>,
+    pub(crate) len: u32,
+}
+
+/// Device regions beside the activations.
+#[derive(Debug)]
+struct Regions {
+    /// `[L]` of `[P, K, D, 64]`
+    keys: Vec<Region>,
+    /// `[L]` of `[P, K, 64, D]`
+    values: Vec<Region>,
+    slots: Region,
+    pieces: Region,
+    first: Region,
+    logits: Region,
+    ids: Region,
+    logps: Region,
+    sampling_logps: Region,
+    draws: Region,
+    seen: Region,
+}
+
+/// Pages, and the activations that prefill and decode share.
+#[derive(Debug)]
+pub struct KvCache {
+    pub(crate) acts: Acts,
+    at: Regions,
+    limits: CacheLimits,
+    /// Paths that hold each page.
+    holders: Vec<u32>,
+    free: Vec<u32>,
+    /// Path of each segment of the last prefill.
+    prefilled: Vec<Path>,
+    pub(crate) staging: Vec<u32>,
+    heads: (usize, usize),
+    vocabulary: usize,
+}
+
+fn plan(p: &mut Plan, model: &Transformer, limits: &CacheLimits, seen: bool) -> Regions {
+    let c = &model.config;
+    let (page, rows, v) = (c.num_key_value_heads * c.head_dim * PAGE, limits.batch, c.vocab_size);
+    let mut pages = || (0..c.num_hidden_layers).map(|_| p.region(limits.pages * page, DType::F32)).collect::<Vec<_>>();
+    let (keys, values) = (pages(), pages());
+    Regions {
+        keys,
+        values,
+        slots: p.region(limits.prefill_tokens.max(rows), DType::U32),
+        // A path has at most one shared and one own piece in a block.
+        pieces: p.region(8 * rows * limits.positions.div_ceil(PAGE), DType::U32),
+        first: p.region(rows + 1, DType::U32),
+        logits: p.region(rows * v, DType::F32),
+        ids: p.region(rows, DType::U32),
+        logps: p.region(rows, DType::F32),
+        sampling_logps: p.region(rows, DType::F32),
+        draws: p.region(2 * rows, DType::U32),
+        seen: p.region(if seen { rows * v } else { 0 }, DType::U32),
+    }
+}
+
+impl Transformer {
+    /// Bytes that [`KvCache::new`] takes.
+    pub fn cache_plan(&self, limits: CacheLimits, seen: bool) -> usize {
+        let mut p = Plan::default();
+        plan(&mut p, self, &limits, seen);
+        p.bytes() + Transformer::plan(self, act_limits(&limits), Keep::Nothing)
+    }
+}
+
+fn act_limits(limits: &CacheLimits) -> Limits {
+    let tokens = limits.prefill_tokens.max(limits.batch);
+    Limits { tokens, loss_rows: 0, segments: tokens, examples: 0 }
+}
+
+impl KvCache {
+    /// Plans pages and activations into `overlay` (or an arena of their own). `seen` reserves what penalties need.
+    pub fn new(s: &Stream, model: &Transformer, limits: CacheLimits, seen: bool, overlay: Option<Arena>) -> Result<KvCache> {
+        let mut p = Plan::default();
+        let at = plan(&mut p, model, &limits, seen);
+        let regions = acts::plan(&mut p, &model.config, &model.group_ranks(), &act_limits(&limits), Keep::Nothing);
+        let overlay = match overlay {
+            Some(overlay) if overlay.bytes() >= p.bytes() => overlay,
+            Some(overlay) => return Err(Error::Batch(format!("overlay of {} bytes, the cache needs {}", overlay.bytes(), p.bytes()))),
+            None => Arena::new(s, p.bytes())?,
+        };
+        Ok(KvCache {
+            acts: Acts::on(overlay, regions, act_limits(&limits)),
+            at,
+            limits,
+            holders: vec![0; limits.pages],
+            free: (0..limits.pages as u32).rev().collect(),
+            prefilled: Vec::new(),
+            staging: Vec::new(),
+            heads: (model.config.num_key_value_heads, model.config.head_dim),
+            vocabulary: model.config.vocab_size,
+        })
+    }
+
+    /// What was planned.
+    pub fn limits(&self) -> CacheLimits {
+        self.limits
+    }
+
+    /// Pages that nobody holds.
+    pub fn free_pages(&self) -> usize {
+        self.free.len()
+    }
+
+    /// The arena, for the next phase's plan.
+    pub fn into_overlay(self) -> Arena {
+        self.acts.into_overlay()
+    }
+
+    /// The paths of the last prefill's segments; the caller holds their pages from now on.
+    pub fn take_paths(&mut self) -> Vec<Path> {
+        std::mem::take(&mut self.prefilled)
+    }
+
+    /// Adds one position to a path and returns its slot (page·64 + offset).
+    pub(crate) fn append(&mut self, path: &mut Path) -> Result<u32> {
+        let (block, offset) = (path.len / PAGE as u32, path.len % PAGE as u32);
+        let own = path.pieces.last_mut().filter(|p| p.block == block && p.to == offset && self.holders[p.page as usize] == 1);
+        let page = match own {
+            Some(piece) => {
+                piece.to += 1;
+                piece.page
+            }
+            None => {
+                let page = self.free.pop().ok_or_else(|| Error::Batch(format!("all {} KV pages are in use", self.limits.pages)))?;
+                self.holders[page as usize] = 1;
+                path.pieces.push(Piece { page, block, from: offset, to: offset + 1 });
+                page
+            }
+        };
+        path.len += 1;
+        Ok(page * PAGE as u32 + offset)
+    }
+
+    /// Another holder of the same pages.
+    pub fn share(&mut self, path: &Path) -> Path {
+        path.pieces.iter().for_each(|p| self.holders[p.page as usize] += 1);
+        path.clone()
+    }
+
+    /// Gives a path's pages back.
+    pub fn release(&mut self, path: Path) {
+        for piece in path.pieces {
+            let holders = &mut self.holders[piece.page as usize];
+            *holders -= 1;
+            if *holders == 0 {
+                self.free.push(piece.page);
+            }
+        }
+    }
+
+    /// Pages for every token of a batch; leaves the slots on the device and the paths in `prefilled`.
+    pub(crate) fn admit(&mut self, s: &Stream, b: &Batch) -> Result<()> {
+        let mut slots = std::mem::take(&mut self.staging);
+        slots.clear();
+        for path in std::mem::take(&mut self.prefilled) {
+            self.release(path);
+        }
+        let mut paths: Vec<Path> = Vec::with_capacity(b.segments.len());
+        for segment in &b.segments {
+            let mut path = match segment.parent {
+                Parent::Root => Path::default(),
+                Parent::Segment(parent) => {
+                    let parent = paths.get(parent as usize).ok_or_else(|| Error::Batch("a parent must come before its child".into()))?;
+                    self.share(&parent.clone())
+                }
+                Parent::Cached(id) => return Err(Error::Batch(format!("prefix {} is not in the cache", id.0))),
+            };
+            if path.len != segment.pos0 {
+                return Err(Error::Batch(format!("segment at position {} after a path of {}", segment.pos0, path.len)));
+            }
+            for _ in 0..segment.len {
+                slots.push(self.append(&mut path)?);
+            }
+            paths.push(path);
+        }
+        self.prefilled = paths;
+        self.acts.view(self.at.slots, slots.len())?.write(s, &slots)?;
+        self.staging = slots;
+        Ok(())
+    }
+
+    /// Uploads the rows of one decode step: their slots, and the pieces of their paths.
+    pub(crate) fn upload_step<'p>(&mut self, s: &Stream, slots: &[u32], paths: impl Iterator<Item = &'p Path>) -> Result<()> {
+        let mut pieces = std::mem::take(&mut self.staging);
+        pieces.clear();
+        let mut first = Vec::with_capacity(slots.len() + 1);
+        first.push(0u32);
+        for path in paths {
+            pieces.extend(path.pieces.iter().flat_map(|p| [p.page, p.block, p.from, p.to]));
+            first.push(pieces.len() as u32 / 4);
+        }
+        self.acts.view(self.at.slots, slots.len())?.write(s, slots)?;
+        self.acts.view(self.at.pieces, pieces.len())?.write(s, &pieces)?;
+        self.acts.view(self.at.first, first.len())?.write(s, &first)?;
+        self.acts.segment_count = pieces.len() / 4;
+        self.staging = pieces;
+        Ok(())
+    }
+
+    pub(crate) fn layer(&self, layer: usize) -> Result<Pages<'_>> {
+        let len = self.limits.pages * self.heads.0 * self.heads.1 * PAGE;
+        Ok(Pages { k: self.acts.view(self.at.keys[layer], len)?, v: self.acts.view(self.at.values[layer], len)? })
+    }
+
+    pub(crate) fn slots(&self, n: usize) -> Result<View<'_>> {
+        self.acts.view(self.at.slots, n)
+    }
+
+    pub(crate) fn pieces(&self, n: usize) -> Result<(View<'_>, View<'_>)> {
+        Ok((self.acts.view(self.at.pieces, 4 * self.acts.segment_count)?, self.acts.view(self.at.first, n + 1)?))
+    }
+
+    pub(crate) fn logits(&self, n: usize) -> Result<View<'_>> {
+        self.acts.view(self.at.logits, n * self.vocabulary)
+    }
+
+    /// Sampled ids, log-probabilities, sampling log-probabilities, draws.
+    pub(crate) fn sampled(&self, n: usize) -> Result<[View<'_>; 4]> {
+        let a = &self.acts;
+        Ok([a.view(self.at.ids, n)?, a.view(self.at.logps, n)?, a.view(self.at.sampling_logps, n)?, a.view(self.at.draws, 2 * n)?])
+    }
+
+    /// What penalties count: `[n, V]`, or empty.
+    pub(crate) fn seen(&self, n: usize) -> Result<View<'_>> {
+        self.acts.view(self.at.seen, if self.at.seen.is_empty() { 0 } else { n * self.vocabulary })
+    }
+}

@@ -1,0 +1,113 @@
+//! An adapter on the device: the A and B of every tuned module, side by side in one arena.
+
+use crate::adapter::{Adapter, AdapterModule};
+use crate::base::{Base, MODULES};
+use crate::{Error, Result};
+use kernels::linear;
+use runtime::{Arena, DType, Plan, Region, Stream};
+
+/// One tuned module.
+#[derive(Clone, Copy, Debug)]
+struct Module {
+    /// `[R, I]`
+    a: Region,
+    /// `[O, R]`
+    b: Region,
+    rank: usize,
+    scale: f32,
+}
+
+/// One tensor of the arena, for names on disk and for the gradient norm.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    /// PEFT's name without the `base_model.model.` prefix, or the base's own name.
+    pub name: String,
+    /// Where it lies.
+    pub region: Region,
+    /// Rows and columns.
+    pub shape: [usize; 2],
+}
+
+/// An adapter slot: what [`crate::Adapter`] names.
+#[derive(Debug)]
+pub struct Lora {
+    arena: Arena,
+    /// `[L][module]`
+    modules: Vec<[Option<Module>; MODULES]>,
+    tensors: Vec<Tensor>,
+    source: Adapter,
+}
+
+impl Lora {
+    /// Uploads an adapter for this base.
+    pub fn upload(s: &Stream, base: &Base, adapter: Adapter) -> Result<Lora> {
+        let mut plan = Plan::default();
+        let mut modules = vec![[None; MODULES]; base.layers()];
+        let mut tensors = Vec::new();
+        for m in &adapter.modules {
+            let (layer, module) = base.locate(&m.path).ok_or_else(|| Error::Batch(format!("adapter module {} is not in the model", m.path)))?;
+            let (o, i) = base.size(module);
+            let region = |plan: &mut Plan, tensors: &mut Vec<Tensor>, side: char, shape: [usize; 2]| {
+                let region = plan.region(shape[0] * shape[1], DType::F32);
+                tensors.push(Tensor { name: format!("{}.lora_{side}.weight", m.path), region, shape });
+                region
+            };
+            let a = region(&mut plan, &mut tensors, 'A', [m.r, i]);
+            let b = region(&mut plan, &mut tensors, 'B', [o, m.r]);
+            modules[layer][module] = Some(Module { a, b, rank: m.r, scale: m.scale });
+        }
+        let arena = Arena::new(s, plan.bytes())?;
+        let lora = Lora { arena, modules, tensors, source: adapter };
+        lora.write(s, &lora.source.modules)?;
+        Ok(lora)
+    }
+
+    fn write(&self, s: &Stream, modules: &[AdapterModule]) -> Result<()> {
+        for (m, pair) in modules.iter().zip(self.tensors.chunks_exact(2)) {
+            self.arena.view(pair[0].region)?.write(s, &m.a)?;
+            self.arena.view(pair[1].region)?.write(s, &m.b)?;
+        }
+        Ok(())
+    }
+
+    /// The adapter as it stands now, for saving.
+    pub fn download(&self, s: &Stream) -> Result<Adapter> {
+        let mut adapter = self.source.clone();
+        for (m, pair) in adapter.modules.iter_mut().zip(self.tensors.chunks_exact(2)) {
+            self.arena.view(pair[0].region)?.read(s, &mut m.a)?;
+            self.arena.view(pair[1].region)?.read(s, &mut m.b)?;
+        }
+        Ok(adapter)
+    }
+
+    /// All parameters.
+    pub fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    /// Every tensor, in arena order.
+    pub fn tensors(&self) -> &[Tensor] {
+        &self.tensors
+    }
+
+    /// Trainable parameters.
+    pub fn parameters(&self) -> usize {
+        self.tensors.iter().map(|t| t.region.len()).sum()
+    }
+
+    /// Rank of a module; 0 if it is not tuned.
+    pub fn rank(&self, layer: usize, module: usize) -> usize {
+        self.modules[layer][module].map_or(0, |m| m.rank)
+    }
+
+    /// The module's operands.
+    pub fn of(&self, layer: usize, module: usize) -> Result<Option<linear::Lora<'_>>> {
+        let Some(m) = self.modules[layer][module] else { return Ok(None) };
+        Ok(Some(linear::Lora { rank: m.rank, scale: m.scale, a: self.arena.view(m.a)?, b: self.arena.view(m.b)? }))
+    }
+
+    /// Where the module's A and B lie, also in a gradient arena of the same layout.
+    pub fn regions(&self, layer: usize, module: usize) -> Option<(Region, Region)> {
+        self.modules[layer][module].map(|m| (m.a, m.b))
+    }
+}

@@ -1,0 +1,287 @@
+//! The transformer: base weights, adapter slots, and what forward and backward need of them.
+
+use crate::acts::{self, Acts, GROUPS, Keep, Limits};
+use crate::config::ModuleSpec;
+use crate::base::{Base, MODULE_NAMES, MODULES};
+use crate::config::Config;
+use crate::lora::{Lora, Tensor};
+use crate::weights::Checkpoint;
+use crate::{Batch, Error, Result};
+use kernels::{attention, linear, rope};
+use runtime::{Arena, Buffer, DType, Plan, Region, Stream, View};
+use std::path::Path;
+
+/// Which adapter a pass runs with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Adapter {
+    /// The base alone.
+    Off,
+    /// A slot: policy, frozen reference, value, reward.
+    Slot(u8),
+}
+
+/// The scalar head of a checkpoint or of a training method: `[C]`.
+#[derive(Debug)]
+pub struct ScalarHead {
+    /// The weights.
+    pub weight: Buffer<f32>,
+}
+
+/// What a pass computes for its loss rows.
+#[derive(Clone, Copy, Debug)]
+pub enum Head<'a> {
+    /// Log-probability of each row's target.
+    LogProb {
+        /// f32(1/T).
+        inv_temperature: f32,
+    },
+    /// A scalar of each row.
+    Scalar(&'a ScalarHead),
+}
+
+/// What is trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tune {
+    /// An adapter slot.
+    Lora(u8),
+    /// Every weight of the base (f32).
+    Full,
+}
+
+/// Gradients of what is trained, in an arena of the same layout; `+=` until [`Grads::zero`].
+#[derive(Debug)]
+pub struct Grads {
+    pub(crate) tune: Tune,
+    pub(crate) arena: Arena,
+    /// Full tuning: one example's partial of embedding or head (LAW A7).
+    pub(crate) partial: Option<Buffer<f32>>,
+    tensors: Vec<Tensor>,
+}
+
+impl Grads {
+    /// Everything, as one f32 vector in arena order.
+    pub fn flat(&self) -> View<'_> {
+        self.arena.flat()
+    }
+    /// Sets all to zero.
+    pub fn zero(&self) -> Result<()> {
+        Ok(self.arena.zero()?)
+    }
+    /// The parts of `flat` that are tensors, in arena order.
+    pub fn ranges(&self) -> Vec<std::ops::Range<usize>> {
+        self.tensors.iter().map(|t| t.region.words()).collect()
+    }
+    /// The tensors, in arena order.
+    pub fn tensors(&self) -> &[Tensor] {
+        &self.tensors
+    }
+    /// One tensor's elements as stored (base matrices in panel layout).
+    pub fn of(&self, s: &Stream, tensor: &Tensor) -> Result<Vec<f32>> {
+        let mut out = vec![0.0; tensor.region.len()];
+        self.arena.view(tensor.region)?.read(s, &mut out)?;
+        Ok(out)
+    }
+    pub(crate) fn view(&self, region: Region) -> Result<View<'_>> {
+        Ok(self.arena.view(region)?)
+    }
+}
+
+/// A decoder-only transformer with adapter slots.
+#[derive(Debug)]
+pub struct Transformer {
+    /// What config.json says.
+    pub config: Config,
+    pub(crate) base: Base,
+    slots: Vec<Lora>,
+    /// `[positions, D/2, 2]`
+    pub(crate) rope: Buffer<f32>,
+    positions: usize,
+}
+
+impl Transformer {
+    /// Loads a Hugging Face folder. `dtype` None keeps the file's storage types.
+    pub fn load(s: &Stream, folder: &Path, dtype: Option<DType>) -> Result<Transformer> {
+        let config = Config::from_folder(folder)?;
+        let checkpoint = Checkpoint::open(folder)?;
+        let base = Base::load(s, &config, &checkpoint, dtype)?;
+        Transformer::with(s, config, base)
+    }
+
+    /// Fresh f32 weights for a folder that has a config.json and no weights.
+    pub fn fresh(s: &Stream, folder: &Path, seed: u64) -> Result<Transformer> {
+        let config = Config::from_folder(folder)?;
+        let base = Base::fresh(s, &config, seed)?;
+        Transformer::with(s, config, base)
+    }
+
+    fn with(s: &Stream, config: Config, base: Base) -> Result<Transformer> {
+        let scaling = config.rope_scaling.as_ref().map(|r| rope::Scaling {
+            factor: r.factor,
+            low_freq_factor: r.low_freq_factor,
+            high_freq_factor: r.high_freq_factor,
+            original_max_position_embeddings: r.original_max_position_embeddings as f64,
+        });
+        let positions = config.max_position_embeddings.min(MOST_POSITIONS);
+        let rope = s.upload(&rope::table(positions, config.head_dim, config.rope_theta, scaling.as_ref()))?;
+        Ok(Transformer { config, base, slots: Vec::new(), rope, positions })
+    }
+
+    /// The base weights.
+    pub fn base(&self) -> &Base {
+        &self.base
+    }
+
+    /// Positions that the RoPE table covers: the longest path.
+    pub fn positions(&self) -> usize {
+        self.positions
+    }
+
+    /// Every linear module that an adapter may tune, in layer and module order.
+    pub fn modules(&self) -> Vec<ModuleSpec> {
+        let module = |layer: usize, m: usize| {
+            let (out_features, in_features) = self.base.size(m);
+            ModuleSpec { path: format!("model.layers.{layer}.{}", MODULE_NAMES[m]), in_features, out_features }
+        };
+        (0..self.base.layers()).flat_map(|layer| (0..MODULES).map(move |m| (layer, m))).map(|(l, m)| module(l, m)).collect()
+    }
+
+    /// Adds an adapter slot.
+    pub fn add_slot(&mut self, lora: Lora) -> Result<Adapter> {
+        let index = u8::try_from(self.slots.len()).map_err(|_| Error::Batch("more than 256 adapter slots".into()))?;
+        self.slots.push(lora);
+        Ok(Adapter::Slot(index))
+    }
+
+    /// The adapter of a slot.
+    pub fn slot(&self, adapter: Adapter) -> Result<Option<&Lora>> {
+        let Adapter::Slot(i) = adapter else { return Ok(None) };
+        self.slots.get(i as usize).map(Some).ok_or_else(|| Error::Batch(format!("adapter slot {i} of {}", self.slots.len())))
+    }
+
+    /// The head of a sequence-classification checkpoint.
+    pub fn scalar_head(&self, s: &Stream) -> Result<ScalarHead> {
+        let region = self.base.score.ok_or_else(|| Error::Batch("the checkpoint has no score.weight".into()))?;
+        let weight = s.zeros(self.config.hidden_size)?;
+        weight.view().copy(s, self.base.arena().view(region)?)?;
+        Ok(ScalarHead { weight })
+    }
+
+    /// Bytes of activations for these limits: what [`Transformer::acts`] takes.
+    pub fn plan(&self, limits: Limits, keep: Keep) -> usize {
+        let mut plan = Plan::default();
+        self.regions(&mut plan, limits, keep);
+        plan.bytes()
+    }
+
+    /// The largest ΣR of each module group over layers and slots.
+    pub(crate) fn group_ranks(&self) -> [usize; 4] {
+        let mut ranks = [0; 4];
+        for slot in &self.slots {
+            let of = acts::group_ranks(&self.base, |layer, module| slot.rank(layer, module));
+            ranks = std::array::from_fn(|g| ranks[g].max(of[g]));
+        }
+        ranks
+    }
+
+    fn regions(&self, plan: &mut Plan, limits: Limits, keep: Keep) -> acts::Regions {
+        acts::plan(plan, &self.config, &self.group_ranks(), &limits, keep)
+    }
+
+    /// Activations for these limits, laid over `overlay` (or over an arena of their own).
+    pub fn acts(&self, s: &Stream, limits: Limits, keep: Keep, overlay: Option<Arena>) -> Result<Acts> {
+        let mut plan = Plan::default();
+        let regions = self.regions(&mut plan, limits, keep);
+        let overlay = match overlay {
+            Some(overlay) if overlay.bytes() >= plan.bytes() => overlay,
+            Some(overlay) => return Err(Error::Batch(format!("overlay of {} bytes, the plan needs {}", overlay.bytes(), plan.bytes()))),
+            None => Arena::new(s, plan.bytes())?,
+        };
+        Ok(Acts::on(overlay, regions, limits))
+    }
+
+    /// Zeroed gradients of what is tuned.
+    pub fn grads(&self, s: &Stream, tune: Tune) -> Result<Grads> {
+        let (arena, tensors) = self.trained(tune)?;
+        let tensors = tensors.to_vec();
+        let partial = match tune {
+            Tune::Full => Some(s.zeros(self.base.embedding.panels.len())?),
+            Tune::Lora(_) => None,
+        };
+        Ok(Grads { tune, arena: Arena::new(s, arena.bytes())?, partial, tensors })
+    }
+
+    /// What is tuned: all parameters in one arena, and the tensors in it.
+    pub fn trained(&self, tune: Tune) -> Result<(&Arena, &[Tensor])> {
+        match tune {
+            Tune::Lora(i) => match self.slot(Adapter::Slot(i))? {
+                Some(lora) => Ok((lora.arena(), lora.tensors())),
+                None => Err(Error::Batch("no adapter to tune".into())),
+            },
+            Tune::Full => {
+                let matrices = self.base.layers.iter().flat_map(|l| l.modules.iter()).chain([&self.base.embedding]);
+                if matrices.into_iter().any(|m| self.base.panels(m).is_ok_and(|p| p.data.dtype() != DType::F32)) {
+                    return Err(Error::Batch("full tuning needs f32 weights: load with dtype float32".into()));
+                }
+                Ok((self.base.arena(), self.base.tensors()))
+            }
+        }
+    }
+
+    pub(crate) fn heads(&self) -> attention::Heads {
+        let c = &self.config;
+        attention::Heads { h: c.num_attention_heads, k: c.num_key_value_heads, d: c.head_dim }
+    }
+
+    pub(crate) fn attention(&self) -> attention::Params {
+        attention::Params { scale: 1.0 / (self.config.head_dim as f32).sqrt(), softcap: 0.0, window: 0, causal: true }
+    }
+
+    /// Width of a row of q, k and v.
+    pub(crate) fn qkv_width(&self) -> usize {
+        let h = self.heads();
+        (h.h + 2 * h.k) * h.d
+    }
+
+    /// The operands of one module.
+    fn part<'a>(&'a self, layer: usize, module: usize, lora: Option<&'a Lora>) -> Result<linear::Part<'a>> {
+        let m = &self.base.layers[layer].modules[module];
+        let bias = m.bias.map(|b| self.base.arena().view(b)).transpose()?;
+        let lora = lora.map_or(Ok(None), |l| l.of(layer, module))?;
+        Ok(linear::Part { weight: self.base.panels(m)?, bias, lora })
+    }
+
+    /// Calls `run` with the operands of a module group.
+    pub(crate) fn group<R>(&self, layer: usize, group: usize, adapter: Adapter, run: impl FnOnce(&[linear::Part<'_>]) -> Result<R>) -> Result<R> {
+        let lora = self.slot(adapter)?;
+        let part = |module: usize| self.part(layer, module, lora);
+        match GROUPS[group] {
+            [a, b, c] => run(&[part(*a)?, part(*b)?, part(*c)?]),
+            [a, b] => run(&[part(*a)?, part(*b)?]),
+            [a] => run(&[part(*a)?]),
+            _ => Ok(run(&[])?),
+        }
+    }
+
+    /// ΣR of a group.
+    pub(crate) fn group_rank(&self, layer: usize, group: usize, adapter: Adapter) -> Result<usize> {
+        let lora = self.slot(adapter)?;
+        Ok(lora.map_or(0, |l| GROUPS[group].iter().map(|&m| l.rank(layer, m)).sum()))
+    }
+
+    /// Ids, positions and loss rows within bounds.
+    pub(crate) fn check(&self, b: &Batch) -> Result<()> {
+        let (v, n) = (self.config.vocab_size as u32, b.tokens() as u32);
+        let wrong = |what: &str, i: usize, got: u32, most: u32| Err(Error::Batch(format!("{what} {i} is {got}, must be below {most}")));
+        for (what, values, most) in
+            [("token", &b.tokens, v), ("target", &b.targets, v), ("loss row", &b.rows, n), ("position", &b.pos, self.positions as u32)]
+        {
+            if let Some(i) = values.iter().position(|&x| x >= most) {
+                return wrong(what, i, values[i], most);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// RoPE tables stop here; a longer path is an error before the run.
+const MOST_POSITIONS: usize = 1 << 17;

@@ -1,0 +1,32 @@
+//! Log-probabilities of given ids through the training forward: `ple logprob`, the gap measurement, held-out loss.
+
+use crate::method::Example;
+use crate::{Result, pack};
+use model::{Acts, Adapter, Batch, Head, Keep, Transformer};
+use runtime::Stream;
+
+/// Per example, the log-probabilities of its loss rows in order (all answers one after the other).
+pub fn score(s: &Stream, model: &Transformer, acts: &mut Acts, adapter: Adapter, examples: &[&Example]) -> Result<Vec<Vec<f32>>> {
+    let (mut batch, mut out, mut all) = (Batch::default(), Vec::new(), Vec::with_capacity(examples.len()));
+    let mut rest = examples;
+    while !rest.is_empty() {
+        let (now, later) = rest.split_at(pack::next(rest, acts.limits())?);
+        rest = later;
+        pack::fill(&mut batch, now)?;
+        model.forward(s, acts, &batch, adapter, Head::LogProb { inv_temperature: 1.0 }, Keep::Nothing)?;
+        acts.out(s, &mut out)?;
+        for example in &batch.examples {
+            let spans = &batch.sequences[example.range()];
+            all.push(spans.iter().flat_map(|span| &out[span.range()]).copied().collect());
+        }
+    }
+    Ok(all)
+}
+
+/// Mean negative log-probability per token of the examples, and the tokens.
+pub fn mean_loss(s: &Stream, model: &Transformer, acts: &mut Acts, adapter: Adapter, examples: &[&Example]) -> Result<(f64, usize)> {
+    let logps = score(s, model, acts, adapter, examples)?;
+    let tokens: usize = logps.iter().map(Vec::len).sum();
+    let sum: f64 = logps.iter().flatten().map(|l| *l as f64).sum();
+    Ok((-sum / tokens.max(1) as f64, tokens))
+}

@@ -1,0 +1,142 @@
+//! The one training loop: examples in, steps out. It knows no method; a method gives the loss and its gradient on log-probabilities.
+
+use crate::method::{Example, Method, Outputs};
+use crate::optim::Optimizer;
+use crate::{Error, Result, pack};
+use model::{Acts, Adapter, Batch, Grads, Head, Keep, Limits, Transformer, Tune};
+use runtime::{Arena, Buffer, Stream, comm::Comm};
+use std::time::Instant;
+
+/// What a step reports.
+#[derive(Clone, Debug, Default)]
+pub struct Step {
+    /// The optimizer batch's loss.
+    pub loss: f64,
+    /// L2 norm of the gradient before clipping.
+    pub grad_norm: f64,
+    /// The learning rate it was taken with.
+    pub learning_rate: f64,
+    /// Computed tokens.
+    pub tokens: usize,
+    /// Seconds.
+    pub seconds: f64,
+    /// The method's metrics, summed over micro-batches.
+    pub metrics: Vec<(&'static str, f64)>,
+}
+
+/// The buffers of training: laid over an arena that a rollout can borrow in between.
+#[derive(Debug)]
+pub struct Workspace {
+    /// Activations.
+    pub acts: Acts,
+    dout: Buffer<f32>,
+    batch: Batch,
+    out: Vec<f32>,
+    host_dout: Vec<f32>,
+}
+
+impl Workspace {
+    /// Plans for the limits, over `overlay` if given.
+    pub fn new(s: &Stream, model: &Transformer, limits: Limits, overlay: Option<Arena>) -> Result<Workspace> {
+        Ok(Workspace {
+            acts: model.acts(s, limits, Keep::Backward, overlay)?,
+            dout: s.zeros(limits.loss_rows)?,
+            batch: Batch::default(),
+            out: Vec::new(),
+            host_dout: Vec::new(),
+        })
+    }
+}
+
+/// What is trained and how far it is.
+pub struct Trainer {
+    /// The queue everything runs on.
+    pub stream: Stream,
+    /// The model with its slots.
+    pub model: Transformer,
+    /// Slot of the policy; Off under full tuning.
+    pub policy: Adapter,
+    tune: Tune,
+    grads: Grads,
+    ranges: Vec<std::ops::Range<usize>>,
+    /// AdamW and its schedule.
+    pub optimizer: Optimizer,
+    comm: Box<dyn Comm>,
+}
+
+impl Trainer {
+    /// Gradients and optimizer state for what is tuned.
+    pub fn new(stream: Stream, model: Transformer, tune: Tune, optimizer: Optimizer, comm: Box<dyn Comm>) -> Result<Trainer> {
+        let policy = match tune {
+            Tune::Lora(slot) => Adapter::Slot(slot),
+            Tune::Full => Adapter::Off,
+        };
+        let grads = model.grads(&stream, tune)?;
+        let ranges = grads.ranges();
+        Ok(Trainer { stream, model, policy, tune, grads, ranges, optimizer, comm })
+    }
+
+    /// Trainable parameters.
+    pub fn parameters(&self) -> usize {
+        self.grads.tensors().iter().map(|t| t.shape[0] * t.shape[1]).sum()
+    }
+
+    /// One optimizer step over `examples`.
+    pub fn step(&mut self, w: &mut Workspace, method: &dyn Method, examples: &[&Example]) -> Result<Step> {
+        let start = Instant::now();
+        let totals = pack::totals(examples);
+        let mut step = Step::default();
+        self.grads.zero()?;
+        let mut rest = examples;
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(pack::next(rest, w.acts.limits())?);
+            rest = later;
+            pack::fill(&mut w.batch, now)?;
+            step.tokens += w.batch.tokens();
+            let head = Head::LogProb { inv_temperature: method.needs().inv_temperature };
+            self.model.forward(&self.stream, &mut w.acts, &w.batch, self.policy, head, Keep::Backward)?;
+            w.acts.out(&self.stream, &mut w.out)?;
+            w.host_dout.clear();
+            w.host_dout.resize(w.out.len(), f32::NAN);
+            let dout = Outputs { logp: &mut w.host_dout[..], value: &mut [][..] };
+            let loss = method.loss(&totals, &w.batch, Outputs { logp: &w.out, value: &[] }, dout)?;
+            self.check(&loss.value, now, &w.out)?;
+            step.loss += loss.value;
+            add(&mut step.metrics, &loss.metrics);
+            w.dout.write(&w.host_dout)?;
+            self.model.backward(&self.stream, &mut w.acts, &w.batch, self.policy, head, &w.dout, &mut self.grads)?;
+        }
+        self.comm.all_reduce(&self.stream, self.grads.flat())?;
+        let (parameters, _) = self.model.trained(self.tune)?;
+        let (norm, rate) = self.optimizer.step(&self.stream, parameters.flat(), self.grads.flat(), &self.ranges)?;
+        if !norm.is_finite() {
+            return Err(Error::Numeric(format!("gradient norm is {norm} at step {}", self.optimizer.steps())));
+        }
+        (step.grad_norm, step.learning_rate, step.seconds) = (norm, rate, start.elapsed().as_secs_f64());
+        Ok(step)
+    }
+
+    /// Stops at the first loss that is not finite, naming the rows.
+    fn check(&self, loss: &f64, examples: &[&Example], out: &[f32]) -> Result<()> {
+        if loss.is_finite() {
+            return Ok(());
+        }
+        let rows: Vec<u32> = examples.iter().map(|e| e.row).collect();
+        let bad = out.iter().filter(|v| !v.is_finite()).count();
+        Err(Error::Numeric(format!(
+            "loss is {loss} at step {} ({bad} of {} log-probabilities are not finite) in a micro-batch of rows {rows:?}",
+            self.optimizer.steps() + 1,
+            out.len()
+        )))
+    }
+}
+
+/// Adds metrics by name, keeping the order in which they first came.
+pub fn add(sums: &mut Vec<(&'static str, f64)>, more: &[(&'static str, f64)]) {
+    for (name, value) in more {
+        match sums.iter_mut().find(|(n, _)| n == name) {
+            Some((_, sum)) => *sum += value,
+            None => sums.push((name, *value)),
+        }
+    }
+}
