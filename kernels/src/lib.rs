@@ -7,3 +7,4 @@
 pub mod cpu;
 pub mod math;
 pub mod panels;
+pub mod sample;
