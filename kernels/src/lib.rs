@@ -5,6 +5,7 @@
 
 #[macro_use]
 pub mod cpu;
+pub mod adamw;
 pub mod embedding;
 pub mod math;
 pub mod panels;
@@ -18,7 +19,7 @@ mod check;
 
 /// Checks u32 [E, 2] as the {start, end} of spans within `len` elements.
 pub(crate) fn spans(room: &str, spans: &[u32], len: usize) -> runtime::Result<()> {
-    runtime::ensure!(spans.len() % 2 == 0, "{room}: examples has {} elements, wanted [E, 2]", spans.len());
+    runtime::ensure!(spans.len().is_multiple_of(2), "{room}: examples has {} elements, wanted [E, 2]", spans.len());
     for (e, span) in spans.chunks_exact(2).enumerate() {
         let (start, end) = (span[0] as usize, span[1] as usize);
         runtime::ensure!(start <= end && end <= len, "{room}: example {e} is {start}..{end} of {len}");

@@ -1,4 +1,6 @@
 //! The CPU form. Loops without a reduction are plain: each element's operations are IEEE and vectorise without changing them.
+// A body of plain loops meets its instruction set only as compiler features.
+#![allow(clippy::extra_unused_type_parameters)]
 
 use crate::cpu::{Lanes, rows};
 use runtime::{Pool, Shared};

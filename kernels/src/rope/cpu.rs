@@ -1,4 +1,6 @@
 //! The CPU form: plain loops, whose operations vectorise without changing.
+// A body of plain loops meets its instruction set only as compiler features.
+#![allow(clippy::extra_unused_type_parameters)]
 
 use crate::cpu::Lanes;
 use runtime::Pool;

@@ -71,10 +71,10 @@ fn rotate(
     back: bool,
 ) -> Result<()> {
     let pool = s.pool(room)?;
-    ensure!(d > 0 && d % 2 == 0, "{room}: head dim {d} is not even");
+    ensure!(d > 0 && d.is_multiple_of(2), "{room}: head dim {d} is not even");
     ensure!(heads.saturating_mul(d) <= stride, "{room}: {heads} heads of {d} in rows of {stride}");
     ensure!(x.len() == pos.len().saturating_mul(stride), "{room}: x has {} elements, wanted [{}, {stride}]", x.len(), pos.len());
-    ensure!(table.len() % d == 0, "{room}: table has {} elements, wanted [positions, {}, 2]", table.len(), d / 2);
+    ensure!(table.len().is_multiple_of(d), "{room}: table has {} elements, wanted [positions, {}, 2]", table.len(), d / 2);
     disjoint(room, &[x], &[pos, table])?;
     // SAFETY: the device is the CPU and `disjoint` keeps x apart from everything else.
     let (x, pos, table) = unsafe { (x.host_mut::<f32>()?, pos.host::<u32>()?, table.host::<f32>()?) };

@@ -16,7 +16,7 @@ mod reference;
 mod tests;
 
 fn sizes(room: &str, y: View<'_>, gate_up: View<'_>, f: usize) -> Result<()> {
-    let fits = f > 0 && y.len() % f == 0 && gate_up.len() == 2 * y.len();
+    let fits = f > 0 && y.len().is_multiple_of(f) && gate_up.len() == 2 * y.len();
     ensure!(fits, "{room}: {} and {} elements, wanted [N, {f}] and [N, 2·{f}]", y.len(), gate_up.len());
     Ok(())
 }
