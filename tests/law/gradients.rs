@@ -1,0 +1,145 @@
+//! Gradients and adapters: any cut into micro-batches, any number of threads, any instruction set give the same bits.
+
+use super::{Setup, examples, is_portable, reference, setups};
+use anyhow::{Result, ensure};
+use kernels::adamw;
+use model::{Grads, Transformer, Tune};
+use ple_tests::golden::same_bits;
+use ple_tests::pass::{self, Example};
+use ple_tests::tiny;
+use runtime::{DType, Stream};
+use std::path::Path;
+
+/// How many examples each micro-batch takes; the cuts of an optimizer batch of 8.
+const CUTS: [&[usize]; 3] = [&[8], &[1; 8], &[3, 1, 4]];
+
+/// d loss / d logp that differs by token.
+fn dlogp(out: &[f32]) -> Vec<f32> {
+    out.iter().enumerate().map(|(i, l)| -0.01 - 0.001 * (i % 7) as f32 + 0.002 * l).collect()
+}
+
+/// Gradients of the examples, accumulated over these micro-batches. The method's dlogp of an example does not see the cut.
+fn accumulate(s: &Stream, model: &Transformer, tune: Tune, examples: &[Example], cuts: &[usize], grads: &mut Grads) -> Result<()> {
+    let mut rest = examples;
+    for count in cuts {
+        let (now, later) = rest.split_at(*count);
+        rest = later;
+        let b = pass::batch(now)?;
+        pass::backward(s, model, &b, tune, grads, |out| {
+            let rows = b.examples.iter().map(|e| {
+                let spans = &b.sequences[e.range()];
+                spans[0].start as usize..spans[spans.len() - 1].end as usize
+            });
+            rows.flat_map(|rows| dlogp(&out[rows])).collect()
+        })?;
+    }
+    ensure!(rest.is_empty(), "the cuts leave {} examples", rest.len());
+    Ok(())
+}
+
+fn gradients(setup: Setup, folder: &Path, tune: Tune, examples: &[Example], cuts: &[usize]) -> Result<Vec<f32>> {
+    let (s, model, _) = setup.load(folder)?;
+    let mut grads = model.grads(&s, tune)?;
+    accumulate(&s, &model, tune, examples, cuts, &mut grads)?;
+    let mut flat = vec![0.0; grads.flat().len()];
+    grads.flat().read(&s, &mut flat)?;
+    ensure!(flat.iter().all(|g| g.is_finite()) && flat.iter().any(|g| *g != 0.0), "gradients are not finite, or all zero");
+    Ok(flat)
+}
+
+fn law_of(folder: &Path, tune: Tune) -> Result<()> {
+    let all = examples(8, 2);
+    let wanted = gradients(reference(), folder, tune, &all, CUTS[0])?;
+    for cuts in &CUTS[1..] {
+        same_bits(&format!("micro-batches of {cuts:?}"), &gradients(reference(), folder, tune, &all, cuts)?, &wanted)?;
+    }
+    // Few short examples for the portable path.
+    let few: Vec<Example> = all[..3].to_vec();
+    let wanted_few = gradients(reference(), folder, tune, &few, &[3])?;
+    for setup in setups() {
+        let (examples, cuts, wanted): (_, &[usize], _) =
+            if is_portable(setup) { (&few, &[1, 2], &wanted_few) } else { (&all, CUTS[2], &wanted) };
+        same_bits(&format!("{setup:?}"), &gradients(setup, folder, tune, examples, cuts)?, wanted)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn adapter_gradients_do_not_see_the_cut() -> Result<()> {
+    law_of(tiny::folder(true, DType::F32)?.path(), Tune::Lora(0))?;
+    law_of(tiny::folder(false, DType::Bf16)?.path(), Tune::Lora(0))
+}
+
+#[test]
+fn full_gradients_do_not_see_the_cut() -> Result<()> {
+    law_of(tiny::folder(true, DType::F32)?.path(), Tune::Full)?;
+    law_of(tiny::folder(false, DType::F32)?.path(), Tune::Full)
+}
+
+/// Another sharing is another tree: the last bits may differ, no more.
+#[test]
+fn a_shared_prompt_gives_the_same_gradient() -> Result<()> {
+    let folder = tiny::folder(true, DType::F32)?;
+    let shared = examples(8, 2);
+    let whole: Vec<Example> =
+        shared.iter().flat_map(|(prompt, answers)| answers.iter().map(|a| (prompt.clone(), vec![a.clone()]))).collect();
+    let of = |examples: &[Example]| -> Result<Vec<f32>> {
+        let (s, model, _) = reference().load(folder.path())?;
+        let mut grads = model.grads(&s, Tune::Lora(0))?;
+        let b = pass::batch(examples)?;
+        pass::backward(&s, &model, &b, Tune::Lora(0), &mut grads, |out| out.iter().map(|l| -0.01 + 0.002 * l).collect())?;
+        let mut flat = vec![0.0; grads.flat().len()];
+        grads.flat().read(&s, &mut flat)?;
+        Ok(flat)
+    };
+    let (a, b) = (of(&shared)?, of(&whole)?);
+    let largest = a.iter().map(|g| g.abs()).fold(0.0, f32::max);
+    let worst = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    ensure!(worst <= 1e-6 * largest.max(1.0), "shared and whole prompts differ by {worst}, the largest gradient is {largest}");
+    Ok(())
+}
+
+/// Three steps of AdamW with clipping, then the folder that would be written.
+fn trained(setup: Setup, folder: &Path, cuts: &[usize], out: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+    let (s, model, slot) = setup.load(folder)?;
+    let tune = Tune::Lora(0);
+    let mut grads = model.grads(&s, tune)?;
+    let (parameters, _) = model.trained(tune)?;
+    let words = parameters.flat().len();
+    let (m, v) = (s.zeros::<f32>(words)?, s.zeros::<f32>(words)?);
+    let all = examples(8, 2);
+    for step in 1..=3 {
+        grads.zero()?;
+        accumulate(&s, &model, tune, &all, cuts, &mut grads)?;
+        let norm = adamw::grad_norm(&s, grads.flat(), &grads.ranges())?;
+        let grad_scale = adamw::clip_scale(norm, 1.0);
+        let params = adamw::Params { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, step, grad_scale };
+        adamw::step(&s, parameters.flat(), m.view(), v.view(), grads.flat(), &params)?;
+    }
+    let Some(lora) = model.slot(slot)? else { anyhow::bail!("no adapter in the slot") };
+    lora.download(&s)?.save(out)?;
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(out)? {
+        let path = entry?.path();
+        files.push((path.file_name().unwrap_or_default().to_string_lossy().into_owned(), std::fs::read(&path)?));
+    }
+    files.sort();
+    Ok(files)
+}
+
+#[test]
+fn adapters_are_the_same_bytes() -> Result<()> {
+    let (folder, out) = (tiny::folder(true, DType::F32)?, tempfile::tempdir()?);
+    let wanted = trained(reference(), folder.path(), CUTS[0], &out.path().join("0"))?;
+    ensure!(wanted.iter().any(|(name, _)| name == "adapter_model.safetensors"), "no adapter among {}", wanted.len());
+    let (s, model, slot) = reference().load(folder.path())?;
+    let before = model.slot(slot)?.map(|l| l.download(&s)).transpose()?;
+    let after = model::adapter::Adapter::load(&out.path().join("0"), &model.modules())?;
+    ensure!(before.is_some_and(|b| b.modules != after.modules), "three steps changed nothing");
+    let threads = [2, 4].map(|threads| Setup { threads, ..reference() });
+    for (i, (setup, cuts)) in [(reference(), CUTS[1]), (threads[0], CUTS[1]), (threads[1], CUTS[2])].into_iter().enumerate() {
+        let got = trained(setup, folder.path(), cuts, &out.path().join((i + 1).to_string()))?;
+        ensure!(got == wanted, "the adapter differs with micro-batches of {cuts:?} and {setup:?}");
+    }
+    Ok(())
+}
