@@ -7,6 +7,7 @@
 pub mod cpu;
 pub mod adamw;
 pub mod embedding;
+pub mod linear;
 pub mod math;
 pub mod panels;
 pub mod rms_norm;
