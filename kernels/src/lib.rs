@@ -5,5 +5,8 @@
 
 #[macro_use]
 pub mod cpu;
+pub mod attention;
+pub mod decode_attention;
+pub mod kv_store;
 pub mod math;
 pub mod panels;
