@@ -1,1 +1,7 @@
-fn main(){}
+//! Every integration test, as one binary.
+
+mod allocations;
+mod faults;
+mod golden;
+mod law;
+mod model;

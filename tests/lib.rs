@@ -2,6 +2,6 @@
 //! need no data.
 
 pub mod data;
-pub mod golden;
 pub mod pass;
+pub mod tensors;
 pub mod tiny;

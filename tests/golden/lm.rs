@@ -4,7 +4,7 @@ use super::{Case, decoding, json, losses, number, tokens, training};
 use anyhow::{Context, Result, ensure};
 use model::adapter::Adapter as HostAdapter;
 use model::{Adapter, Lora, Parent, Transformer};
-use ple_tests::golden::Golden;
+use ple_tests::tensors::Golden;
 use ple_tests::pass::{self, Example};
 use runtime::{DType, Isa, Stream};
 use serde_json::Value;

@@ -3,7 +3,7 @@
 use super::{Case, json, number};
 use anyhow::{Context, Result, ensure};
 use model::{Adapter, Batch, Head, Keep, Parent, Transformer};
-use ple_tests::golden::Golden;
+use ple_tests::tensors::Golden;
 use ple_tests::pass;
 use runtime::{Isa, Stream};
 

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use model::adapter::Adapter as HostAdapter;
 use model::{Adapter, Keep, Lora, Tokenizer, Transformer};
 use ple_tests::data::{say, shared};
-use ple_tests::golden::Golden;
+use ple_tests::tensors::Golden;
 use ple_tests::pass;
 use runtime::{Isa, Stream};
 use std::path::Path;

@@ -4,7 +4,7 @@ use super::{Setup, is_portable, reference, setups};
 use anyhow::{Result, ensure};
 use kernels::sample::Sampling;
 use model::{CacheLimits, Finished, Keep, KvCache, Request, SampleKey, Settings, generate};
-use ple_tests::golden::same_bits;
+use ple_tests::tensors::same_bits;
 use ple_tests::pass;
 use ple_tests::tiny::{self, Random};
 use runtime::DType;

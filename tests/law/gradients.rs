@@ -4,7 +4,7 @@ use super::{Setup, examples, is_portable, reference, setups};
 use anyhow::{Result, ensure};
 use kernels::adamw;
 use model::{Grads, Transformer, Tune};
-use ple_tests::golden::same_bits;
+use ple_tests::tensors::same_bits;
 use ple_tests::pass::{self, Example};
 use ple_tests::tiny;
 use runtime::{DType, Stream};

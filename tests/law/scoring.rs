@@ -4,7 +4,7 @@ use super::{Setup, examples, is_portable, reference, setups};
 use anyhow::{Context, Result};
 use model::{Adapter, Batch, Keep, Parent, Span, Transformer};
 use ple_tests::data::{say, shared};
-use ple_tests::golden::same_bits;
+use ple_tests::tensors::same_bits;
 use ple_tests::pass::{self, Example};
 use ple_tests::tiny::{self, Random};
 use runtime::{DType, Stream};

@@ -11,7 +11,7 @@ mod sampling;
 use super::{Case, Outcome};
 use anyhow::Result;
 use kernels::panels::{self, Panels};
-use ple_tests::golden::Golden;
+use ple_tests::tensors::Golden;
 use runtime::{Buffer, Isa, Stream};
 
 /// A case that is being compared.

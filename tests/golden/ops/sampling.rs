@@ -54,6 +54,10 @@ pub fn grid(op: &mut Op) -> Result<()> {
 fn picks(op: &mut Op, i: usize, settings: &Sampling, logits: &[f32], draws: &[u64], (n, v, per_row): (usize, usize, usize)) -> Result<()> {
     let (wanted, margins) = (op.golden.ids(&format!("pick_{i}"))?, op.golden.floats(&format!("pick_margin_{i}"))?);
     let probabilities = op.golden.floats(&format!("probs_{i}"))?;
+    let probability = |row: usize, id: usize| {
+        let tied = (0..v).filter(|other| logits[row * v + other] == logits[row * v + id]);
+        tied.map(|other| probabilities[row * v + other]).fold(0.0, f32::max)
+    };
     let rows: Vec<f32> = (0..n).flat_map(|row| logits[row * v..(row + 1) * v].repeat(per_row)).collect();
     let (ids, logps) = draw(op, &rows, draws, settings)?;
     let outside = (0..draws.len()).filter(|d| margins[*d] >= MARGIN);
@@ -61,15 +65,15 @@ fn picks(op: &mut Op, i: usize, settings: &Sampling, logits: &[f32], draws: &[u6
     op.golden.expect(&format!("pick_margin_{i}"), true, String::new);
     op.golden.expect(&format!("pick_{i}"), wrong.is_empty(), || format!("draws {wrong:?} picked other ids"));
     let off = ids.iter().zip(&logps).enumerate().map(|(d, (id, logp))| {
-        let p = probabilities[d / per_row * v + *id as usize];
-        (f64::from(*logp) - f64::from(p).ln()).abs()
+        (f64::from(*logp) - f64::from(probability(d / per_row, *id as usize)).ln()).abs()
     });
     let worst = off.fold(0.0, f64::max);
     op.golden.expect(&format!("pick_{i}"), worst <= 1e-5, || format!("sampling log-probability off by {worst:.2e}"));
     Ok(())
 }
 
-/// n evenly spaced draws pick an id n·p times, but for the two ends of its interval.
+/// n evenly spaced draws pick an id n·p times, but for the two ends of its interval. Among equal logits the golden says how many
+/// are kept, not which (the law and the golden picks keep the lowest ids), so equals are compared in descending order.
 fn distribution(op: &mut Op, i: usize, settings: &Sampling, logits: &[f32], (n, v): (usize, usize)) -> Result<()> {
     let name = format!("probs_{i}");
     let probabilities = op.golden.floats(&name)?;
@@ -79,12 +83,26 @@ fn distribution(op: &mut Op, i: usize, settings: &Sampling, logits: &[f32], (n, 
         let (ids, _) = draw(op, &logits[row * v..(row + 1) * v].repeat(EVEN), &draws, settings)?;
         let mut counts = vec![0usize; v];
         ids.iter().for_each(|id| counts[*id as usize] += 1);
-        for (id, count) in counts.iter().enumerate() {
-            let p = f64::from(probabilities[row * v + id]);
-            let off = (*count as f64 - p * EVEN as f64).abs();
-            let kept = p > 0.0 || *count == 0;
-            op.golden.expect(&name, off <= 1.0 + 1e-3 && kept, || format!("row {row} id {id}: {count} of {EVEN} draws, p {p}"));
+        for (got, p) in by_logit(&logits[row * v..(row + 1) * v], &counts, &probabilities[row * v..(row + 1) * v]) {
+            let off = (got as f64 - p * EVEN as f64).abs();
+            let holds = off <= 1.0 + 1e-3 && (p > 0.0 || got == 0);
+            op.golden.expect(&name, holds, || format!("row {row}: {got} of {EVEN} draws where p is {p}"));
         }
     }
     Ok(())
+}
+
+/// Counts and probabilities of the ids of each logit value, both in descending order.
+fn by_logit(logits: &[f32], counts: &[usize], probabilities: &[f32]) -> Vec<(usize, f64)> {
+    let mut ids: Vec<usize> = (0..logits.len()).collect();
+    ids.sort_by(|a, b| logits[*a].total_cmp(&logits[*b]));
+    let mut pairs = Vec::new();
+    for equal in ids.chunk_by(|a, b| logits[*a] == logits[*b]) {
+        let mut got: Vec<usize> = equal.iter().map(|id| counts[*id]).collect();
+        let mut wanted: Vec<f64> = equal.iter().map(|id| f64::from(probabilities[*id])).collect();
+        got.sort_by(|a, b| b.cmp(a));
+        wanted.sort_by(|a, b| b.total_cmp(a));
+        pairs.extend(got.into_iter().zip(wanted));
+    }
+    pairs
 }

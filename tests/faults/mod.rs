@@ -1,0 +1,1 @@
+//! Bad input through the public interface: an error that says what is wrong, never a panic.
