@@ -5,5 +5,6 @@
 
 #[macro_use]
 pub mod cpu;
+pub mod linear;
 pub mod math;
 pub mod panels;

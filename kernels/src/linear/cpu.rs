@@ -1,0 +1,130 @@
+//! The CPU form: tasks over outputs, never over the reduction.
+
+use super::PARTS;
+use super::gradient::{Columns, Outer};
+use super::pack::Left;
+use super::parts::{Backward, Forward, Group};
+use super::product::{self, Out};
+use crate::panels::PANEL;
+use runtime::Pool;
+
+/// Panels of one task of a gradient.
+const PANELS: usize = 8;
+/// Columns of the left operand of one task of a weight gradient.
+const INPUTS: usize = 96;
+
+/// y [M, ΣN] =, S [M, ΣR] =.
+pub(crate) fn forward(pool: &Pool, y: &mut [f32], s: &mut [f32], x: &[f32], group: Group<'_>) {
+    let (m, k, n) = (x.len() / group.k, group.k, group.n);
+    product::run(pool, Some(Out { at: y.as_mut_ptr(), ld: n }), s, Left::new(x, k), m, &Forward(group));
+}
+
+/// dx [M, K] = (if there is one), dS [M, ΣR] =.
+pub(crate) fn backward(pool: &Pool, dx: &mut [f32], ds: &mut [f32], dy: &[f32], group: Group<'_>) {
+    let (m, k, n) = (dy.len() / group.n, group.k, group.n);
+    let out = if dx.is_empty() { None } else { Some(Out { at: dx.as_mut_ptr(), ld: k }) };
+    product::run(pool, out, ds, Left::new(dy, n), m, &Backward(group));
+}
+
+/// Runs `body(part, job, scratch)` for every job of every part; `jobs` counts them.
+fn each(pool: &Pool, jobs: [usize; PARTS], scratch: usize, body: &(dyn Fn(usize, usize, &mut [f32]) + Sync)) {
+    pool.run(jobs.iter().sum(), scratch, &|mut task, scratch| {
+        for (part, &count) in jobs.iter().enumerate() {
+            if task < count {
+                return body(part, task, scratch);
+            }
+            task -= count;
+        }
+    });
+}
+
+/// dA [R, K] +=, dB [N, R] += of each part.
+pub(crate) fn backward_lora(
+    pool: &Pool,
+    (da, db): ([Out; PARTS], [Out; PARTS]),
+    (x, s, ds, dy): (&[f32], &[f32], &[f32], &[f32]),
+    group: &Group<'_>,
+    examples: &[u32],
+) {
+    let (isa, width) = (pool.isa(), PANELS * PANEL);
+    let tasks = |columns: usize| columns.div_ceil(width);
+    let mut jobs = [0; PARTS];
+    for (jobs, module) in jobs.iter_mut().zip(group.modules()) {
+        *jobs = if module.rank > 0 { tasks(group.k) + tasks(module.n) } else { 0 };
+    }
+    let scratch = group.modules().map(|m| Outer::size(isa, m.rank, width)).max().unwrap_or(0);
+    each(pool, jobs, scratch, &|part, job, scratch| {
+        let module = group.module(part);
+        if job < tasks(group.k) {
+            let first = job * width;
+            let left = Columns::new(ds, group.ranks, module.slot, module.rank);
+            let right = Columns::new(x, group.k, first, width.min(group.k - first));
+            let columns = right.count;
+            Outer { isa, left, right }.run(examples, scratch, &mut |mut t, j, panel| {
+                t.cols = PANEL.min(columns - panel * PANEL);
+                // SAFETY: rows j.. and these columns of dA exist and are this task's alone; the rest is `Outer`'s promise.
+                unsafe {
+                    (t.out, t.ld, t.add) = (da[part].at.add(j * group.k + first + panel * PANEL), group.k, true);
+                    t.run(isa);
+                }
+            });
+        } else {
+            let first = (job - tasks(group.k)) * width;
+            let left = Columns::new(s, group.ranks, module.slot, module.rank);
+            let right = Columns::new(dy, group.n, module.first + first, width.min(module.n - first));
+            let columns = right.count;
+            Outer { isa, left, right }.run(examples, scratch, &mut |mut t, j, panel| {
+                let mut block = [[0f32; PANEL]; 16];
+                (t.out, t.ld) = (block.as_mut_ptr().cast(), PANEL);
+                // SAFETY: a strip has at most 16 rows; the rest is `Outer`'s promise.
+                unsafe { t.run(isa) };
+                for (i, row) in block.iter().enumerate().take(t.rows) {
+                    let n = first + panel * PANEL;
+                    for (lane, &partial) in row.iter().enumerate().take(columns - panel * PANEL) {
+                        // SAFETY: rows n.. of dB exist and are this task's alone.
+                        unsafe { *db[part].at.add((n + lane) * module.rank + j + i) += partial * module.scale };
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// Packed dW [⌈N/32⌉][K][32] +=, dbias [N] += of each part; `n[part]` outputs each.
+pub(crate) fn backward_weight(
+    pool: &Pool,
+    (dw, dbias): ([Out; PARTS], [Option<Out>; PARTS]),
+    (x, dy): (&[f32], &[f32]),
+    (k, n): (usize, [usize; PARTS]),
+    examples: &[u32],
+) {
+    let (isa, width, all) = (pool.isa(), PANELS * PANEL, n.iter().sum::<usize>());
+    let stretches = k.div_ceil(INPUTS);
+    let jobs = n.map(|n| n.div_ceil(width) * stretches);
+    each(pool, jobs, Outer::size(isa, INPUTS, width), &|part, job, scratch| {
+        let (inputs, first) = (job % stretches * INPUTS, job / stretches * width);
+        let left = Columns::new(x, k, inputs, INPUTS.min(k - inputs));
+        let column = n[..part].iter().sum::<usize>() + first;
+        let right = Columns::new(dy, all, column, width.min(n[part] - first));
+        Outer { isa, left, right }.run(examples, scratch, &mut |mut t, i, panel| {
+            // SAFETY: this panel's rows inputs + i.. exist and are this task's alone; lanes beyond N add zero.
+            unsafe {
+                (t.out, t.add) = (dw[part].at.add(((first / PANEL + panel) * k + inputs + i) * PANEL), true);
+                t.run(isa);
+            }
+        });
+        if let (Some(out), 0) = (dbias[part], inputs) {
+            for example in examples.chunks_exact(2) {
+                let mut partial = [0f32; PANELS * PANEL];
+                let partial = &mut partial[..right.count];
+                for m in example[0] as usize..example[1] as usize {
+                    partial.iter_mut().zip(&dy[m * all + column..]).for_each(|(p, d)| *p += d);
+                }
+                for (i, p) in partial.iter().enumerate() {
+                    // SAFETY: these values of dbias are this task's alone.
+                    unsafe { *out.at.add(first + i) += p };
+                }
+            }
+        }
+    });
+}

@@ -1,0 +1,257 @@
+//! Linear modules over frozen weights with fused LoRA, and their gradients.
+//!
+//! ```text
+//! S_mj   = chain over k ascending        of fma(x_mk, A_jk)                                          S  [M, ΣR]  =
+//! y_mn   = chain over k ascending        of fma(x_mk, W_nk),
+//!          continued over j              by fma(S_mj, f32(scale·B_nj)), then + bias_n                y  [M, ΣN]  =
+//! dS_mj  = chain over n of the part      of fma(dy_mn, f32(scale·B_nj))                              dS [M, ΣR]  =
+//! dx_mk  = chain over n of all parts     of fma(dy_mn, W_nk), continued over j by fma(dS_mj, A_jk)   dx [M, K]   =
+//! dA_jk += per example chain over its m  of fma(dS_mj, x_mk)                                         dA [R, K]   +=
+//! dB_nj += per example scale·(chain over its m of fma(dy_mn, S_mj))                                  dB [N, R]   +=
+//! dW_nk += per example chain over its m  of fma(dy_mn, x_mk)        packed [⌈N/32⌉][K][32]           dW          +=
+//! db_n  += per example sum over its m    of dy_mn                                                    db [N]      +=
+//! ```
+//! Every chain starts at +0 in one f32 accumulator. The parts of one call (q, k, v; gate, up; or one module) share x; their outputs
+//! and their columns of S stand side by side in part order. Activations, adapters and gradients are f32, row-major; weights are
+//! [`Panels`] in f32, bf16 or f16, widened exactly. An example without rows adds nothing.
+//!
+//! FLOPs: forward 2·M·K·ΣN + 2·M·ΣR·(K + ΣN/parts), backward the same, weight gradient 2·M·K·ΣN, LoRA gradients as much as forward's
+//! second term. Bytes: every operand once per task of up to 256 rows; for M = 1 the weights once.
+//!
+//! order: law (A1, A6, A7); work is split over outputs, never over a reduction.
+
+mod cpu;
+pub(crate) mod gradient;
+pub(crate) mod pack;
+pub(crate) mod parts;
+pub(crate) mod product;
+#[cfg(test)]
+pub(crate) mod reference;
+#[cfg(test)]
+pub(crate) mod tests;
+pub(crate) mod tile;
+
+use crate::panels::{Panels, packed_len};
+use parts::Group;
+use product::Out;
+use runtime::{DType, Result, Stream, View, disjoint, ensure};
+
+/// Parts of one call at most.
+pub const PARTS: usize = 4;
+
+/// A LoRA adapter of one module.
+#[derive(Clone, Copy, Debug)]
+pub struct Lora<'a> {
+    /// R
+    pub rank: usize,
+    /// alpha / R
+    pub scale: f32,
+    /// [R, K] f32
+    pub a: View<'a>,
+    /// [N, R] f32
+    pub b: View<'a>,
+}
+
+/// One module of a call.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'a> {
+    /// [N, K]
+    pub weight: Panels<'a>,
+    /// [N] f32
+    pub bias: Option<View<'a>>,
+    /// Absent when the adapter is off.
+    pub lora: Option<Lora<'a>>,
+}
+
+/// K, ΣN and ΣR of checked parts.
+fn sizes(room: &str, parts: &[Part<'_>]) -> Result<(usize, usize, usize)> {
+    ensure!((1..=PARTS).contains(&parts.len()), "{room}: wanted 1 to {PARTS} parts, got {}", parts.len());
+    let k = parts[0].weight.k;
+    let (mut n, mut ranks) = (0, 0);
+    for (i, part) in parts.iter().enumerate() {
+        let w = Panels::new(part.weight.data, part.weight.n, part.weight.k)?;
+        ensure!(w.k == k && k > 0 && w.n > 0, "{room}: part {i}: weight [{}, {}], wanted [N, {k}], both > 0", w.n, w.k);
+        if let Some(bias) = part.bias {
+            check(room, "bias", bias, w.n)?;
+        }
+        if let Some(lora) = part.lora {
+            ensure!(lora.rank > 0, "{room}: part {i}: LoRA rank 0");
+            check(room, "A", lora.a, lora.rank * k)?;
+            check(room, "B", lora.b, w.n * lora.rank)?;
+            ranks += lora.rank;
+        }
+        n += w.n;
+    }
+    Ok((k, n, ranks))
+}
+
+/// f32 and of the wanted length.
+fn check(room: &str, name: &str, view: View<'_>, len: usize) -> Result<()> {
+    ensure!(view.dtype() == DType::F32, "{room}: {name}: wanted f32, got {}", view.dtype());
+    ensure!(view.len() == len, "{room}: {name}: wanted {len} elements, got {}", view.len());
+    Ok(())
+}
+
+/// Rows of `view` [M, columns].
+fn rows(room: &str, name: &str, view: View<'_>, columns: usize) -> Result<usize> {
+    ensure!(view.len().is_multiple_of(columns), "{room}: {name}: {} elements are no rows of {columns}", view.len());
+    Ok(view.len() / columns)
+}
+
+/// Every output apart from the other outputs, `inputs` and the parts' own operands.
+fn apart(room: &str, outputs: &[View<'_>], inputs: &[View<'_>], parts: &[Part<'_>]) -> Result<()> {
+    disjoint(room, outputs, inputs)?;
+    for part in parts {
+        let lora = part.lora.map(|l| [l.a, l.b]);
+        let own = [Some(part.weight.data), part.bias, lora.map(|l| l[0]), lora.map(|l| l[1])];
+        own.into_iter().flatten().try_for_each(|v| outputs.iter().try_for_each(|out| disjoint(room, &[*out], &[v])))?;
+    }
+    Ok(())
+}
+
+/// y [M, ΣN] = and S [M, ΣR] = (`lora_s`; an empty view if no part has LoRA) from x [M, K].
+pub fn forward(s: &Stream, y: View<'_>, lora_s: View<'_>, x: View<'_>, parts: &[Part<'_>]) -> Result<()> {
+    let room = "linear::forward";
+    let pool = s.pool(room)?;
+    let (k, n, ranks) = sizes(room, parts)?;
+    let m = rows(room, "x", x, k)?;
+    check(room, "x", x, m * k)?;
+    check(room, "y", y, m * n)?;
+    check(room, "lora_s", lora_s, m * ranks)?;
+    apart(room, &[y, lora_s], &[x], parts)?;
+    // SAFETY: the device is the CPU; `apart` keeps both outputs away from every other operand.
+    unsafe {
+        cpu::forward(pool, y.host_mut()?, lora_s.host_mut()?, x.host()?, Group::new(parts)?);
+    }
+    Ok(())
+}
+
+/// dx [M, K] = (or nothing if the view is empty) and dS [M, ΣR] = from dy [M, ΣN].
+pub fn backward(s: &Stream, dx: View<'_>, ds: View<'_>, dy: View<'_>, parts: &[Part<'_>]) -> Result<()> {
+    let room = "linear::backward";
+    let pool = s.pool(room)?;
+    let (k, n, ranks) = sizes(room, parts)?;
+    let m = rows(room, "dy", dy, n)?;
+    check(room, "dy", dy, m * n)?;
+    if !dx.is_empty() {
+        check(room, "dx", dx, m * k)?;
+    }
+    check(room, "ds", ds, m * ranks)?;
+    apart(room, &[dx, ds], &[dy], parts)?;
+    // SAFETY: as in `forward`; an empty dx is only asked for its length.
+    unsafe {
+        cpu::backward(pool, dx.host_mut()?, ds.host_mut()?, dy.host()?, Group::new(parts)?);
+    }
+    Ok(())
+}
+
+/// Spans [E, 2] within `m` rows.
+fn spans<'a>(room: &str, examples: View<'a>, m: usize) -> Result<&'a [u32]> {
+    ensure!(examples.len().is_multiple_of(2), "{room}: examples: wanted pairs, got {} values", examples.len());
+    // SAFETY: the device is the CPU; examples are an input, and u32 so that no f32 output can be them.
+    let spans = unsafe { examples.host::<u32>()? };
+    for (e, span) in spans.chunks_exact(2).enumerate() {
+        let ok = span[0] <= span[1] && span[1] as usize <= m;
+        ensure!(ok, "{room}: example {e}: rows {}..{} of {m}", span[0], span[1]);
+    }
+    Ok(spans)
+}
+
+/// Start of a gradient, for tasks that write disjoint parts of it.
+///
+/// # Safety
+/// As `View::host_mut`.
+unsafe fn out(view: View<'_>) -> Result<Out> {
+    // SAFETY: the caller's promise.
+    Ok(Out { at: unsafe { view.host_mut::<f32>()? }.as_mut_ptr(), ld: 0 })
+}
+
+/// LoRA gradients: da[p] [R, K] += and db[p] [N, R] +=, one partial per example (`examples` u32 [E, 2]: {start, end} of its rows).
+/// Parts without LoRA take empty views.
+pub fn backward_lora(
+    s: &Stream,
+    da: &[View<'_>],
+    db: &[View<'_>],
+    x: View<'_>,
+    lora_s: View<'_>,
+    ds: View<'_>,
+    dy: View<'_>,
+    parts: &[Part<'_>],
+    examples: View<'_>,
+) -> Result<()> {
+    let room = "linear::backward_lora";
+    let pool = s.pool(room)?;
+    let (k, n, ranks) = sizes(room, parts)?;
+    let m = rows(room, "x", x, k)?;
+    let count = parts.len();
+    ensure!(da.len() == count && db.len() == count, "{room}: {count} parts, {} dA, {} dB", da.len(), db.len());
+    for (name, view, len) in [("x", x, m * k), ("lora_s", lora_s, m * ranks), ("ds", ds, m * ranks), ("dy", dy, m * n)] {
+        check(room, name, view, len)?;
+    }
+    let spans = spans(room, examples, m)?;
+    let none = Out { at: std::ptr::null_mut(), ld: 0 };
+    let (mut to_a, mut to_b) = ([none; PARTS], [none; PARTS]);
+    for (i, part) in parts.iter().enumerate() {
+        let rank = part.lora.map_or(0, |l| l.rank);
+        check(room, "dA", da[i], rank * k)?;
+        check(room, "dB", db[i], part.weight.n * rank)?;
+        let inputs = [x, lora_s, ds, dy, examples];
+        apart(room, &[da[i], db[i]], &inputs, parts)?;
+        disjoint(room, &[da[i], db[i]], &da[i + 1..])?;
+        disjoint(room, &[da[i], db[i]], &db[i + 1..])?;
+        // SAFETY: the device is the CPU; the checks above keep these two away from everything else.
+        (to_a[i], to_b[i]) = unsafe { (out(da[i])?, out(db[i])?) };
+    }
+    // SAFETY: as above; the rest is only read.
+    unsafe {
+        let inputs = (x.host()?, lora_s.host()?, ds.host()?, dy.host()?);
+        cpu::backward_lora(pool, (to_a, to_b), inputs, &Group::new(parts)?, spans);
+    }
+    Ok(())
+}
+
+/// Weight gradients for full tuning: dw[p] (packed as the weight, f32) += and dbias[p] [N] +=, one partial per example. x [M, K],
+/// dy [M, Σn].
+pub fn backward_weight(
+    s: &Stream,
+    dw: &[View<'_>],
+    dbias: &[Option<View<'_>>],
+    x: View<'_>,
+    dy: View<'_>,
+    n: &[usize],
+    examples: View<'_>,
+) -> Result<()> {
+    let room = "linear::backward_weight";
+    let pool = s.pool(room)?;
+    let count = n.len();
+    ensure!((1..=PARTS).contains(&count), "{room}: wanted 1 to {PARTS} parts, got {count}");
+    ensure!(dw.len() == count && dbias.len() == count, "{room}: {count} parts, {} dW, {} dbias", dw.len(), dbias.len());
+    ensure!(n.iter().all(|&n| n > 0), "{room}: a part has no outputs: {n:?}");
+    let m = rows(room, "dy", dy, n.iter().sum())?;
+    if m == 0 {
+        return Ok(());
+    }
+    let k = rows(room, "x", x, m)?;
+    check(room, "x", x, m * k)?;
+    check(room, "dy", dy, dy.len())?;
+    let spans = spans(room, examples, m)?;
+    let (mut to, mut to_bias, mut outputs) = ([Out { at: std::ptr::null_mut(), ld: 0 }; PARTS], [None; PARTS], [0; PARTS]);
+    for i in 0..count {
+        let bias = dbias[i].unwrap_or(View::none(DType::F32));
+        check(room, "dW", dw[i], packed_len(n[i], k))?;
+        check(room, "dbias", bias, if dbias[i].is_some() { n[i] } else { 0 })?;
+        disjoint(room, &[dw[i], bias], &[x, dy, examples])?;
+        for j in i + 1..count {
+            disjoint(room, &[dw[i], bias], &[dw[j], dbias[j].unwrap_or(View::none(DType::F32))])?;
+        }
+        // SAFETY: the device is the CPU; the checks above keep these two away from everything else.
+        unsafe {
+            to[i] = out(dw[i])?;
+            to_bias[i] = if dbias[i].is_some() { Some(out(bias)?) } else { None };
+        }
+        outputs[i] = n[i];
+    }
+    // SAFETY: as above; x and dy are only read.
+    unsafe { cpu::backward_weight(pool, (to, to_bias), (x.host()?, dy.host()?), (k, outputs), spans) };
+    Ok(())
+}
