@@ -5,6 +5,25 @@
 
 #[macro_use]
 pub mod cpu;
+pub mod adamw;
+pub mod embedding;
 pub mod linear;
 pub mod math;
 pub mod panels;
+pub mod rms_norm;
+pub mod rope;
+pub mod sample;
+pub mod swiglu;
+
+#[cfg(test)]
+mod check;
+
+/// Checks u32 [E, 2] as the {start, end} of spans within `len` elements.
+pub(crate) fn spans(room: &str, spans: &[u32], len: usize) -> runtime::Result<()> {
+    runtime::ensure!(spans.len().is_multiple_of(2), "{room}: examples has {} elements, wanted [E, 2]", spans.len());
+    for (e, span) in spans.chunks_exact(2).enumerate() {
+        let (start, end) = (span[0] as usize, span[1] as usize);
+        runtime::ensure!(start <= end && end <= len, "{room}: example {e} is {start}..{end} of {len}");
+    }
+    Ok(())
+}

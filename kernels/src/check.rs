@@ -1,0 +1,129 @@
+//! What the tests of the rooms share: inputs, streams, limits, and the golden files of `PLE_SHARED`.
+
+use crate::sample::{Tag, key, philox};
+use runtime::{Isa, Stream};
+use std::path::PathBuf;
+
+/// Standard normal values, a function of the seed.
+pub fn normal(seed: u64, n: usize) -> Vec<f32> {
+    let uniform = |x: u32| (x as f64 + 0.5) / 2f64.powi(32);
+    let value = |i: usize| {
+        let x = philox(key(seed, Tag::Init), [i as u32, 0, 0, 0]);
+        (-2.0 * uniform(x[0]).ln()).sqrt() * (std::f64::consts::TAU * uniform(x[1])).cos()
+    };
+    (0..n).map(|i| value(i) as f32).collect()
+}
+
+/// Integers below `limit`, a function of the seed.
+pub fn below(seed: u64, n: usize, limit: u32) -> Vec<u32> {
+    (0..n).map(|i| philox(key(seed, Tag::Shuffle), [i as u32, 0, 0, 0])[0] % limit).collect()
+}
+
+/// Every instruction set with 1, 2 and 4 threads; the first is the law.
+pub fn streams() -> Vec<Stream> {
+    Isa::all().into_iter().flat_map(|isa| [1, 2, 4].map(|threads| Stream::cpu(threads, isa))).collect()
+}
+
+/// The best instruction set on two threads.
+pub fn stream() -> Stream {
+    Stream::cpu(2, Isa::detect())
+}
+
+/// Widened.
+pub fn wide(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|&v| v as f64).collect()
+}
+
+/// The bits, so that NaN and the sign of zero count.
+pub fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|v| v.to_bits()).collect()
+}
+
+/// Largest deviation relative to the largest wanted value; infinite if anything is not a number.
+pub fn deviation(got: &[f32], want: &[f64]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let largest = want.iter().fold(f64::MIN_POSITIVE, |a, w| a.max(w.abs()));
+    let each = got.iter().zip(want).map(|(g, w)| (*g as f64 - w).abs());
+    each.fold(0.0, |a: f64, d| if d.is_nan() { f64::INFINITY } else { a.max(d) }) / largest
+}
+
+/// Fails if [`deviation`] is above the limit.
+pub fn close(what: &str, got: &[f32], want: &[f64], limit: f64) {
+    let error = deviation(got, want);
+    println!("{what}: {error:.2e} of {limit:.0e}");
+    assert!(error <= limit, "{what}: deviation {error:e} above {limit:e}");
+}
+
+/// Fails unless `gradient` is the derivative of `f` at `x`, by central differences in f64.
+pub fn differentiates(what: &str, f: &dyn Fn(&[f64]) -> f64, x: &[f64], gradient: &[f64]) {
+    let h = 1e-5;
+    for (i, g) in gradient.iter().enumerate() {
+        let mut at = x.to_vec();
+        at[i] = x[i] + h;
+        let up = f(&at);
+        at[i] = x[i] - h;
+        let slope = (up - f(&at)) / (2.0 * h);
+        assert!((slope - g).abs() < 1e-7 * (1.0 + g.abs()), "{what} [{i}]: slope {slope}, gradient {g}");
+    }
+}
+
+/// One golden file of `fixtures/ops` and its settings in the manifest.
+pub struct Golden {
+    bytes: Vec<u8>,
+    /// The manifest's entry.
+    pub settings: serde_json::Value,
+}
+
+impl Golden {
+    /// None, said aloud, where the shared data is absent.
+    pub fn open(name: &str) -> Option<Golden> {
+        let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared");
+        let root = PathBuf::from(std::env::var("PLE_SHARED").unwrap_or_else(|_| default.to_string())).join("fixtures");
+        let Ok(text) = std::fs::read(root.join("manifest.json")) else {
+            eprintln!("skip: {name}: no manifest.json in {}", root.display());
+            return None;
+        };
+        let manifest: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        let ops = manifest["ops"].as_array().unwrap();
+        let settings = ops.iter().find(|op| op["name"] == name)?.clone();
+        let bytes = std::fs::read(root.join(settings["file"].as_str().unwrap())).unwrap();
+        Some(Golden { bytes, settings })
+    }
+
+    /// A setting as a number.
+    pub fn number(&self, field: &str) -> f64 {
+        self.settings[field].as_f64().unwrap()
+    }
+
+    fn shaped<T: bytemuck::Pod>(&self, name: &str) -> (Vec<T>, Vec<usize>) {
+        let file = safetensors::SafeTensors::deserialize(&self.bytes).unwrap();
+        let tensor = file.tensor(name).unwrap();
+        let values = tensor.data().chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect();
+        (values, tensor.shape().to_vec())
+    }
+
+    /// An f32 tensor.
+    pub fn f32(&self, name: &str) -> Vec<f32> {
+        self.shaped(name).0
+    }
+
+    /// An f32 tensor, widened.
+    pub fn f64(&self, name: &str) -> Vec<f64> {
+        wide(&self.f32(name))
+    }
+
+    /// An i32 tensor of ids or positions.
+    pub fn u32(&self, name: &str) -> Vec<u32> {
+        self.shaped(name).0
+    }
+
+    /// An i64 tensor of u32 halves.
+    pub fn i64(&self, name: &str) -> Vec<i64> {
+        self.shaped(name).0
+    }
+
+    /// A tensor's shape.
+    pub fn shape(&self, name: &str) -> Vec<usize> {
+        self.shaped::<u8>(name).1
+    }
+}

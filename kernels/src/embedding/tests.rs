@@ -1,0 +1,87 @@
+use super::*;
+use crate::check::{Golden, below, bits, close, differentiates, normal, stream, streams, wide};
+use crate::panels::{pack, unpack};
+use runtime::Element;
+
+fn look_up<T: Element>(s: &Stream, table: &[T], tokens: &[u32], c: usize, scale: f32) -> Result<Vec<f32>> {
+    let v = table.len() / c;
+    let packed = s.zeros::<T>(packed_len(v, c))?;
+    pack(s, packed.view(), bytemuck::cast_slice(table), v, c)?;
+    let x = s.upload(&vec![f32::NAN; tokens.len() * c])?;
+    forward(s, x.view(), s.upload(tokens)?.view(), Panels::new(packed.view(), v, c)?, scale)?;
+    x.to_vec()
+}
+
+fn gather(s: &Stream, dx: &[f32], tokens: &[u32], v: usize, c: usize) -> Result<Vec<f32>> {
+    let dtable = s.zeros::<f32>(packed_len(v, c))?;
+    backward(s, dtable.view(), s.upload(dx)?.view(), s.upload(tokens)?.view(), v)?;
+    let mut rows = vec![f32::NAN; v * c];
+    unpack(s, &mut rows, Panels::new(dtable.view(), v, c)?)?;
+    Ok(rows)
+}
+
+#[test]
+fn against_f64() -> Result<()> {
+    let s = stream();
+    for (n, v, c) in [(1, 1, 1), (40, 33, 7), (64, 70, 48)] {
+        let (table, tokens, dx) = (normal(1, v * c), below(2, n, v as u32), normal(3, n * c));
+        let half: Vec<bf16> = table.iter().map(|w| bf16::from_f32(*w)).collect();
+        let other: Vec<f16> = table.iter().map(|w| f16::from_f32(*w)).collect();
+        let truth = |widened: Vec<f64>, scale| reference::forward(&tokens, &widened, c, scale);
+        close("f32", &look_up(&s, &table, &tokens, c, 1.0)?, &truth(wide(&table), 1.0), 0.0);
+        close("bf16", &look_up(&s, &half, &tokens, c, 1.0)?, &truth(half.iter().map(|w| w.to_f64()).collect(), 1.0), 0.0);
+        close("f16", &look_up(&s, &other, &tokens, c, 1.0)?, &truth(other.iter().map(|w| w.to_f64()).collect(), 1.0), 0.0);
+        close("scaled", &look_up(&s, &table, &tokens, c, 3.3)?, &truth(wide(&table), 3.3f32 as f64), 6e-8);
+        close("dtable", &gather(&s, &dx, &tokens, v, c)?, &reference::backward(&wide(&dx), &tokens, v, c), 3e-7);
+    }
+    Ok(())
+}
+
+#[test]
+fn the_reference_differentiates() {
+    let (table, tokens, dx) = (wide(&normal(4, 15)), [4, 0, 4, 2], wide(&normal(5, 12)));
+    let f = |t: &[f64]| reference::forward(&tokens, t, 3, 1.0).iter().zip(&dx).map(|(x, d)| x * d).sum();
+    differentiates("dtable", &f, &table, &reference::backward(&dx, &tokens, 5, 3));
+}
+
+#[test]
+fn the_law() -> Result<()> {
+    let (n, v, c) = (64, 100, 9);
+    let (table, tokens, dx) = (normal(6, v * c), below(7, n, 40), normal(8, n * c));
+    let law = (look_up(&streams()[0], &table, &tokens, c, 0.7)?, gather(&streams()[0], &dx, &tokens, v, c)?);
+    let mut rows = vec![0f32; v * c];
+    for (i, d) in dx.iter().enumerate() {
+        rows[tokens[i / c] as usize * c + i % c] += d;
+    }
+    assert_eq!(bits(&law.1), bits(&rows));
+    for s in streams() {
+        assert_eq!(bits(&law.1), bits(&gather(&s, &dx, &tokens, v, c)?), "{:?}", s.host());
+        for cut in [0..64, 0..1, 1..4, 4..21] {
+            let part = look_up(&s, &table, &tokens[cut.clone()], c, 0.7)?;
+            assert_eq!(bits(&law.0[cut.start * c..cut.end * c]), bits(&part), "{:?} {cut:?}", s.host());
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn golden() -> Result<()> {
+    let Some(file) = Golden::open("embedding") else { return Ok(()) };
+    let (s, [v, c]) = (stream(), file.shape("table")[..].try_into().unwrap());
+    let ids = file.u32("ids");
+    close("embedding out", &look_up(&s, &file.f32("table"), &ids, c, 1.0)?, &file.f64("out"), 0.0);
+    close("embedding dtable", &gather(&s, &file.f32("dy"), &ids, v, c)?, &file.f64("dtable"), 2e-7);
+    Ok(())
+}
+
+#[test]
+fn wrong_operands_are_refused() -> Result<()> {
+    let s = stream();
+    let error = look_up(&s, &[1f32; 10], &[0, 4, 5], 2, 1.0).unwrap_err().to_string();
+    assert!(error.contains("row 2") && error.contains("id 5"), "{error}");
+    assert!(gather(&s, &[1.0; 4], &[0, 5], 5, 2).is_err() && gather(&s, &[1.0; 5], &[0, 1], 5, 2).is_err());
+    assert_eq!(gather(&s, &[], &[], 5, 2)?, [0.0; 10]);
+    let (d, dx) = (s.zeros::<f32>(64)?, s.zeros::<f32>(4)?);
+    assert!(backward(&s, d.view(), dx.view(), s.upload(&[1u32, 2])?.view(), 33).is_err());
+    Ok(())
+}

@@ -1,0 +1,152 @@
+//! The CPU form. Loops without a reduction are plain: each element's operations are IEEE and vectorise without changing them.
+// A body of plain loops meets its instruction set only as compiler features.
+#![allow(clippy::extra_unused_type_parameters)]
+
+use crate::cpu::{Lanes, rows};
+use runtime::{Pool, Shared};
+
+/// Rows of one task, so that a task has some thousand elements.
+fn grain(c: usize) -> usize {
+    4096usize.div_ceil(c)
+}
+
+#[inline(always)]
+fn factor(offset: f32, w: f32) -> f32 {
+    if offset == 0.0 { w } else { offset + w }
+}
+
+#[inline(always)]
+fn scale_row(y: &mut [f32], v: &[f32], rstd: f32, w: &[f32], offset: f32) {
+    for ((y, v), w) in y.iter_mut().zip(v).zip(w) {
+        *y = (v * rstd) * factor(offset, *w);
+    }
+}
+
+#[inline(always)]
+fn forward_rows<S: Lanes>(out: (&mut [f32], &mut [f32], &mut [f32]), x: &[f32], delta: &[f32], w: &[f32], eps: f32, offset: f32) {
+    let (y, rstd, sum) = out;
+    let c = w.len();
+    for (n, rstd) in rstd.iter_mut().enumerate() {
+        let row = n * c..(n + 1) * c;
+        let v = if delta.is_empty() {
+            &x[row.clone()]
+        } else {
+            for ((s, x), d) in sum[row.clone()].iter_mut().zip(&x[row.clone()]).zip(&delta[row.clone()]) {
+                *s = x + d;
+            }
+            &sum[row.clone()]
+        };
+        *rstd = 1.0 / (rows::dot::<S>(v, v) / c as f32 + eps).sqrt();
+        scale_row(&mut y[row], v, *rstd, w, offset);
+    }
+}
+per_isa! { fn forward_on(out: (&mut [f32], &mut [f32], &mut [f32]), x: &[f32], delta: &[f32], w: &[f32], eps: f32, offset: f32) = forward_rows }
+
+pub fn forward(
+    pool: &Pool,
+    out: (&mut [f32], &mut [f32], &mut [f32]),
+    x: &[f32],
+    delta: &[f32],
+    w: &[f32],
+    eps: f32,
+    offset: f32,
+) {
+    let c = w.len();
+    let (rstd, sum) = (Shared::new(out.1), Shared::new(out.2));
+    pool.rows(out.0, c, grain(c), 0, &|first, y, _| {
+        let rows = first..first + y.len() / c;
+        let part = first * c..first * c + y.len();
+        let kept = if delta.is_empty() { 0..0 } else { part.clone() };
+        // SAFETY: tasks have disjoint rows.
+        let (rstd, sum) = unsafe { (rstd.slice(rows), sum.slice(kept.clone())) };
+        forward_on(pool.isa(), (y, rstd, sum), &x[part], &delta[kept], w, eps, offset);
+    });
+}
+
+#[inline(always)]
+fn apply_rows<S: Lanes>(y: &mut [f32], x: &[f32], rstd: &[f32], w: &[f32], offset: f32) {
+    let c = w.len();
+    for ((y, x), rstd) in y.chunks_exact_mut(c).zip(x.chunks_exact(c)).zip(rstd) {
+        scale_row(y, x, *rstd, w, offset);
+    }
+}
+per_isa! { fn apply_on(y: &mut [f32], x: &[f32], rstd: &[f32], w: &[f32], offset: f32) = apply_rows }
+
+pub fn apply(pool: &Pool, y: &mut [f32], x: &[f32], rstd: &[f32], w: &[f32], offset: f32) {
+    let c = w.len();
+    pool.rows(y, c, grain(c), 0, &|first, y, _| apply_on(pool.isa(), y, &x[first * c..], &rstd[first..], w, offset));
+}
+
+/// `scratch` holds g [C] and x̂ [C] of one row; `add` is empty or starts at the first row.
+#[inline(always)]
+fn backward_rows<S: Lanes>(
+    dx: &mut [f32],
+    dy: &[f32],
+    x: &[f32],
+    rstd: &[f32],
+    w: &[f32],
+    add: &[f32],
+    offset: f32,
+    scratch: &mut [f32],
+) {
+    let c = w.len();
+    let (g, xhat) = scratch.split_at_mut(c);
+    for (n, (dx, rstd)) in dx.chunks_exact_mut(c).zip(rstd).enumerate() {
+        let row = n * c..(n + 1) * c;
+        for ((g, dy), w) in g.iter_mut().zip(&dy[row.clone()]).zip(w) {
+            *g = dy * factor(offset, *w);
+        }
+        for (xhat, x) in xhat.iter_mut().zip(&x[row.clone()]) {
+            *xhat = x * rstd;
+        }
+        let mean = rows::dot::<S>(g, xhat) / c as f32;
+        for ((dx, g), xhat) in dx.iter_mut().zip(g.iter()).zip(xhat.iter()) {
+            *dx = rstd * (g - xhat * mean);
+        }
+        if !add.is_empty() {
+            dx.iter_mut().zip(&add[row]).for_each(|(dx, add)| *dx += add);
+        }
+    }
+}
+per_isa! { fn backward_on(dx: &mut [f32], dy: &[f32], x: &[f32], rstd: &[f32], w: &[f32], add: &[f32], offset: f32, scratch: &mut [f32]) = backward_rows }
+
+pub fn backward(pool: &Pool, dx: &mut [f32], dy: &[f32], x: &[f32], rstd: &[f32], w: &[f32], add: &[f32], offset: f32) {
+    let c = w.len();
+    pool.rows(dx, c, grain(c), 2 * c, &|first, dx, scratch| {
+        let add = if add.is_empty() { add } else { &add[first * c..] };
+        backward_on(pool.isa(), dx, &dy[first * c..], &x[first * c..], &rstd[first..], w, add, offset, scratch);
+    });
+}
+
+/// Columns `first..` of dw, as many as `dw` has; `partial` is as long.
+#[inline(always)]
+fn weight_columns<S: Lanes>(
+    dw: &mut [f32],
+    first: usize,
+    c: usize,
+    dy: &[f32],
+    x: &[f32],
+    rstd: &[f32],
+    examples: &[u32],
+    partial: &mut [f32],
+) {
+    for span in examples.chunks_exact(2) {
+        partial.fill(0.0);
+        for n in span[0] as usize..span[1] as usize {
+            let (row, rstd) = (n * c + first..n * c + first + partial.len(), rstd[n]);
+            for ((p, dy), x) in partial.iter_mut().zip(&dy[row.clone()]).zip(&x[row]) {
+                *p = dy.mul_add(x * rstd, *p);
+            }
+        }
+        dw.iter_mut().zip(partial.iter()).for_each(|(dw, p)| *dw += p);
+    }
+}
+per_isa! { fn weight_on(dw: &mut [f32], first: usize, c: usize, dy: &[f32], x: &[f32], rstd: &[f32], examples: &[u32], partial: &mut [f32]) = weight_columns }
+
+pub fn backward_weight(pool: &Pool, dw: &mut [f32], dy: &[f32], x: &[f32], rstd: &[f32], examples: &[u32]) {
+    let c = dw.len();
+    pool.rows(dw, 1, 64, c, &|first, dw, scratch| {
+        let partial = &mut scratch[..dw.len()];
+        weight_on(pool.isa(), dw, first, c, dy, x, rstd, examples, partial);
+    });
+}

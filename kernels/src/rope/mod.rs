@@ -1,0 +1,97 @@
+//! Rotary positions, in place, in Hugging Face's half-split pairing.
+//!
+//! ```text
+//! a' = a·cos − b·sin,  b' = b·cos + a·sin        a = x[n, h·D + i], b = x[n, h·D + i + D/2], 0 ≤ i < D/2
+//! backward: the transpose,  da = da'·cos + db'·sin,  db = db'·cos − da'·sin
+//! cos, sin of pos[n]·f_i,  f_i = theta^(−2i/D), for llama3 scaled by wavelength
+//! ```
+//! Products, then the sum, each round. x: [N, stride] f32, its first heads·D columns turn, the rest stays. pos: [N] u32.
+//! table: [positions, D/2, 2] f32 (cos, sin), computed in f64 on the host and rounded once (LAW A5).
+//! Bytes: 8·N·heads·D and the table's rows. FLOPs: 3·N·heads·D. order: law
+
+use runtime::{Result, Stream, View, disjoint, ensure};
+
+mod cpu;
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;
+
+/// Llama 3's scaling: wavelengths above `original_max_position_embeddings / low_freq_factor` are stretched by `factor`, those
+/// below `original_max_position_embeddings / high_freq_factor` stay, between them it is interpolated.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scaling {
+    /// Stretch of the long wavelengths.
+    pub factor: f64,
+    /// See the type.
+    pub low_freq_factor: f64,
+    /// See the type.
+    pub high_freq_factor: f64,
+    /// Context of the pretraining.
+    pub original_max_position_embeddings: f64,
+}
+
+impl Scaling {
+    fn apply(&self, frequency: f64) -> f64 {
+        let wavelength = std::f64::consts::TAU / frequency;
+        let turns = self.original_max_position_embeddings / wavelength;
+        if turns < self.low_freq_factor {
+            frequency / self.factor
+        } else if turns > self.high_freq_factor {
+            frequency
+        } else {
+            let smooth = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor);
+            (1.0 - smooth) * frequency / self.factor + smooth * frequency
+        }
+    }
+}
+
+/// f_i of `d`/2 pairs, in f64.
+fn frequencies(d: usize, theta: f64, scaling: Option<&Scaling>) -> impl Iterator<Item = f64> {
+    let plain = (0..d / 2).map(move |i| theta.powf(-2.0 * i as f64 / d as f64));
+    plain.map(move |f| scaling.map_or(f, |s| s.apply(f)))
+}
+
+/// cos and sin for positions 0..`positions`: [positions, d/2, 2].
+pub fn table(positions: usize, d: usize, theta: f64, scaling: Option<&Scaling>) -> Vec<f32> {
+    let frequencies: Vec<f64> = frequencies(d, theta, scaling).collect();
+    let angles = (0..positions).flat_map(|p| frequencies.iter().map(move |f| p as f64 * f));
+    angles.flat_map(|a| [a.cos() as f32, a.sin() as f32]).collect()
+}
+
+fn rotate(
+    room: &'static str,
+    s: &Stream,
+    x: View<'_>,
+    pos: View<'_>,
+    table: View<'_>,
+    heads: usize,
+    d: usize,
+    stride: usize,
+    back: bool,
+) -> Result<()> {
+    let pool = s.pool(room)?;
+    ensure!(d > 0 && d.is_multiple_of(2), "{room}: head dim {d} is not even");
+    ensure!(heads.saturating_mul(d) <= stride, "{room}: {heads} heads of {d} in rows of {stride}");
+    ensure!(x.len() == pos.len().saturating_mul(stride), "{room}: x has {} elements, wanted [{}, {stride}]", x.len(), pos.len());
+    ensure!(table.len().is_multiple_of(d), "{room}: table has {} elements, wanted [positions, {}, 2]", table.len(), d / 2);
+    disjoint(room, &[x], &[pos, table])?;
+    // SAFETY: the device is the CPU and `disjoint` keeps x apart from everything else.
+    let (x, pos, table) = unsafe { (x.host_mut::<f32>()?, pos.host::<u32>()?, table.host::<f32>()?) };
+    let known = table.len() / d;
+    if let Some((n, p)) = pos.iter().enumerate().find(|(_, p)| **p as usize >= known) {
+        return Err(runtime::Error::Shape(format!("{room}: row {n} has position {p}, the table has {known}")));
+    }
+    cpu::rotate(pool, x, pos, table, heads, d, stride, back);
+    Ok(())
+}
+
+/// Turns the first `heads` heads of every row by its position.
+pub fn forward(s: &Stream, x: View<'_>, pos: View<'_>, table: View<'_>, heads: usize, d: usize, stride: usize) -> Result<()> {
+    rotate("rope::forward", s, x, pos, table, heads, d, stride, false)
+}
+
+/// Turns gradients back: the transpose of [`forward`].
+pub fn backward(s: &Stream, dx: View<'_>, pos: View<'_>, table: View<'_>, heads: usize, d: usize, stride: usize) -> Result<()> {
+    rotate("rope::backward", s, dx, pos, table, heads, d, stride, true)
+}

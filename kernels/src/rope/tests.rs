@@ -1,0 +1,96 @@
+use super::*;
+use crate::check::{Golden, below, bits, close, normal, stream, streams, wide};
+
+const LLAMA3: Scaling =
+    Scaling { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_position_embeddings: 8192.0 };
+
+/// The rows turned, and turned back.
+fn run(s: &Stream, x: &[f32], pos: &[u32], table: &[f32], shape: [usize; 3]) -> Result<[Vec<f32>; 2]> {
+    let [heads, d, stride] = shape;
+    let (x, pos, table) = (s.upload(x)?, s.upload(pos)?, s.upload(table)?);
+    forward(s, x.view(), pos.view(), table.view(), heads, d, stride)?;
+    let y = x.to_vec()?;
+    backward(s, x.view(), pos.view(), table.view(), heads, d, stride)?;
+    Ok([y, x.to_vec()?])
+}
+
+#[test]
+fn against_f64_and_back() -> Result<()> {
+    for (heads, d, stride, scaling) in
+        [(3, 2, 7, None), (2, 16, 48, Some(&LLAMA3)), (5, 48, 240, None), (2, 64, 128, Some(&LLAMA3))]
+    {
+        let n = 17;
+        let (x, pos) = (normal(1, n * stride), below(2, n, 131_072));
+        let table = table(131_072, d, 5e5, scaling);
+        let [y, back] = run(&stream(), &x, &pos, &table, [heads, d, stride])?;
+        let frequencies: Vec<f64> = frequencies(d, 5e5, scaling).collect();
+        let turned = |rows: &[f32]| -> Vec<f32> { rows.chunks(stride).flat_map(|r| r[..heads * d].to_vec()).collect() };
+        close("rope y", &turned(&y), &reference::rotate(&wide(&turned(&x)), &pos, &frequencies, heads, 1.0), 2e-7);
+        close("rope back", &back, &wide(&x), 3e-7);
+        for (before, after) in x.chunks(stride).zip(y.chunks(stride)) {
+            assert_eq!(bits(&before[heads * d..]), bits(&after[heads * d..]));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_reference_turns_back_by_its_transpose() {
+    let (x, g, pos) = (wide(&normal(3, 24)), wide(&normal(4, 24)), [5, 90]);
+    let frequencies: Vec<f64> = frequencies(6, 1e4, None).collect();
+    let inner = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let forward = inner(&reference::rotate(&x, &pos, &frequencies, 2, 1.0), &g);
+    assert!((forward - inner(&x, &reference::rotate(&g, &pos, &frequencies, 2, -1.0))).abs() < 1e-12);
+}
+
+#[test]
+fn the_law() -> Result<()> {
+    let (n, shape) = (64, [3, 22, 80]);
+    let (x, pos, table) = (normal(5, n * 80), below(6, n, 300), table(300, 22, 1e4, None));
+    let law = run(&streams()[0], &x, &pos, &table, shape)?;
+    for s in streams() {
+        for cut in [0..64, 0..1, 1..4, 4..21] {
+            let rows = cut.start * 80..cut.end * 80;
+            let got = run(&s, &x[rows.clone()], &pos[cut], &table, shape)?;
+            assert!((0..2).all(|i| bits(&law[i][rows.clone()]) == bits(&got[i])), "{:?} {rows:?}", s.host());
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn golden() -> Result<()> {
+    for (d, llama3) in [(16, false), (64, false), (128, false), (16, true), (64, true), (128, true)] {
+        let name = format!("rope_{}_hd{d}", if llama3 { "llama3" } else { "plain" });
+        let Some(file) = Golden::open(&name) else { continue };
+        let scaling = file.settings["llama3"].as_array().map(|v| {
+            let v: Vec<f64> = v.iter().map(|v| v.as_f64().unwrap()).collect();
+            Scaling { factor: v[0], low_freq_factor: v[1], high_freq_factor: v[2], original_max_position_embeddings: v[3] }
+        });
+        assert_eq!(scaling.is_some(), llama3);
+        let theta = file.number("theta");
+        let inverse: Vec<f32> = frequencies(d, theta, scaling.as_ref()).map(|f| f as f32).collect();
+        close(&format!("{name} inv_freq"), &inverse, &file.f64("inv_freq"), 1e-7);
+        let (pos, heads) = (file.u32("positions"), file.shape("x")[1]);
+        let table = table(1 + *pos.iter().max().unwrap() as usize, d, theta, scaling.as_ref());
+        let [y, _] = run(&stream(), &file.f32("x"), &pos, &table, [heads, d, heads * d])?;
+        close(&format!("{name} y"), &y, &file.f64("y"), 2e-7);
+        let (s, shape) = (stream(), [heads, d, heads * d]);
+        let (g, pos, table) = (s.upload(&file.f32("g"))?, s.upload(&pos)?, s.upload(&table)?);
+        backward(&s, g.view(), pos.view(), table.view(), shape[0], shape[1], shape[2])?;
+        close(&format!("{name} dx"), &g.to_vec()?, &file.f64("d_x"), 2e-7);
+    }
+    Ok(())
+}
+
+#[test]
+fn wrong_operands_are_refused() -> Result<()> {
+    let s = stream();
+    let (x, table) = (s.zeros::<f32>(24)?, s.upload(&table(4, 6, 1e4, None))?);
+    let go = |pos: &[u32], heads, d, stride| forward(&s, x.view(), s.upload(pos)?.view(), table.view(), heads, d, stride);
+    assert!(go(&[0, 3], 2, 6, 12).is_ok() && go(&[0, 3], 1, 6, 12).is_ok());
+    let error = go(&[0, 4], 2, 6, 12).unwrap_err().to_string();
+    assert!(error.contains("row 1") && error.contains("position 4"), "{error}");
+    assert!(go(&[0, 3], 3, 6, 12).is_err() && go(&[0], 2, 6, 12).is_err() && go(&[0, 3], 2, 5, 12).is_err());
+    Ok(())
+}

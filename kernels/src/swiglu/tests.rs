@@ -1,0 +1,92 @@
+use super::*;
+use crate::check::{Golden, bits, close, differentiates, normal, stream, streams, wide};
+
+/// Rows [N, 2F] of gate [N, F] and up [N, F].
+fn beside(gate: &[f32], up: &[f32], f: usize) -> Vec<f32> {
+    gate.chunks(f).zip(up.chunks(f)).flat_map(|(g, u)| [g, u].concat()).collect()
+}
+
+/// The reverse.
+fn apart(rows: &[f32], f: usize) -> [Vec<f32>; 2] {
+    [0, f].map(|start| rows.chunks(2 * f).flat_map(|r| r[start..start + f].to_vec()).collect())
+}
+
+/// y and dgate_up.
+fn run(s: &Stream, gate_up: &[f32], dy: &[f32], f: usize) -> Result<[Vec<f32>; 2]> {
+    let nan = |n: usize| s.upload(&vec![f32::NAN; n]);
+    let (y, d) = (nan(dy.len())?, nan(gate_up.len())?);
+    let (gate_up, dy) = (s.upload(gate_up)?, s.upload(dy)?);
+    forward(s, y.view(), gate_up.view(), f)?;
+    backward(s, d.view(), dy.view(), gate_up.view(), f)?;
+    Ok([y.to_vec()?, d.to_vec()?])
+}
+
+#[test]
+fn against_f64() -> Result<()> {
+    for (n, f) in [(1, 1), (3, 15), (5, 33), (17, 768)] {
+        let gate: Vec<f32> = normal(1, n * f).iter().map(|g| 4.0 * g).collect();
+        let (up, dy) = (normal(2, n * f), normal(3, n * f));
+        let [y, d] = run(&stream(), &beside(&gate, &up, f), &dy, f)?;
+        let (g, u, dy) = (wide(&gate), wide(&up), wide(&dy));
+        close("swiglu y", &y, &reference::forward(&g, &u), 4e-7);
+        let ([dg, du], (want_dg, want_du)) = (apart(&d, f), reference::backward(&dy, &g, &u));
+        close("swiglu dg", &dg, &want_dg, 6e-7);
+        close("swiglu du", &du, &want_du, 6e-7);
+    }
+    Ok(())
+}
+
+#[test]
+fn the_reference_differentiates() {
+    let (g, u, dy) = (wide(&normal(4, 9)), wide(&normal(5, 9)), wide(&normal(6, 9)));
+    let (dg, du) = reference::backward(&dy, &g, &u);
+    let along = |g: &[f64], u: &[f64]| reference::forward(g, u).iter().zip(&dy).map(|(y, d)| y * d).sum();
+    differentiates("dg", &|g| along(g, &u), &g, &dg);
+    differentiates("du", &|u| along(&g, u), &u, &du);
+}
+
+#[test]
+fn the_law() -> Result<()> {
+    let (n, f) = (64, 45);
+    let (gate_up, dy) = (normal(7, 2 * n * f), normal(8, n * f));
+    let law = run(&streams()[0], &gate_up, &dy, f)?;
+    for s in streams() {
+        for cut in [0..64, 0..1, 1..4, 4..21] {
+            let got = run(&s, &gate_up[2 * cut.start * f..2 * cut.end * f], &dy[cut.start * f..cut.end * f], f)?;
+            assert_eq!(bits(&law[0][cut.start * f..cut.end * f]), bits(&got[0]), "{:?} {cut:?}", s.host());
+            assert_eq!(bits(&law[1][2 * cut.start * f..2 * cut.end * f]), bits(&got[1]), "{:?} {cut:?}", s.host());
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn far_gates_are_finite() -> Result<()> {
+    let gate = [-200.0, -90.0, -0.0, 90.0, 200.0];
+    let [y, d] = run(&stream(), &beside(&gate, &[2.0; 5], 5), &[1.0; 5], 5)?;
+    close("swiglu y", &y, &[0.0, 0.0, 0.0, 180.0, 400.0], 1e-7);
+    close("swiglu d", &d, &[0.0, 0.0, 1.0, 2.0, 2.0, 0.0, 0.0, 0.0, 90.0, 200.0], 1e-7);
+    Ok(())
+}
+
+#[test]
+fn golden() -> Result<()> {
+    let Some(file) = Golden::open("swiglu") else { return Ok(()) };
+    let f = file.shape("gate")[1];
+    let [y, d] = run(&stream(), &beside(&file.f32("gate"), &file.f32("up"), f), &file.f32("g"), f)?;
+    let [dg, du] = apart(&d, f);
+    close("swiglu y", &y, &file.f64("y"), 4e-7);
+    close("swiglu d_gate", &dg, &file.f64("d_gate"), 6e-7);
+    close("swiglu d_up", &du, &file.f64("d_up"), 6e-7);
+    Ok(())
+}
+
+#[test]
+fn wrong_operands_are_refused() -> Result<()> {
+    let s = stream();
+    let (y, x) = (s.zeros::<f32>(6)?, s.zeros::<f32>(12)?);
+    assert!(forward(&s, y.view(), x.view(), 3).is_ok() && forward(&s, y.view(), x.view(), 4).is_err());
+    assert!(forward(&s, y.view(), x.view(), 0).is_err() && forward(&s, x.view(), x.view(), 6).is_err());
+    assert!(backward(&s, x.view(), y.view(), x.view(), 3).is_err());
+    Ok(())
+}
