@@ -118,11 +118,11 @@ impl Transformer {
         let at = &a.at.layers[layer];
         let dstream = p.view(p.at.stream[stream], c)?;
         let (gate_up, activated) = (p.view(at.gate_up, 2 * f)?, p.view(a.at.activated, f)?);
-        swiglu::forward(s, activated, gate_up)?;
+        swiglu::forward(s, activated, gate_up, f)?;
         let dactivated = p.view(p.at.activated, f)?;
         self.group_backward(p, layer, MLP_OUT, dactivated, dstream, activated)?;
         let dgate_up = p.view(p.at.gate_up, 2 * f)?;
-        swiglu::backward(s, dgate_up, dactivated, gate_up)?;
+        swiglu::backward(s, dgate_up, dactivated, gate_up, f)?;
         let (middle, rstd) = (p.view(at.middle, c)?, p.view(at.middle_rstd, 1)?);
         let (normed, norm) = (p.view(a.at.normed, c)?, self.base.layers[layer].post_norm);
         rms_norm::apply(s, normed, middle, rstd, self.base.arena().view(norm)?, 0.0)?;

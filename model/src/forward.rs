@@ -139,7 +139,7 @@ impl Transformer {
         let gate_up = a.view(at.gate_up, n * 2 * f)?;
         self.linear(s, a, gate_up, normed, layer, GATE_UP, ad)?;
         let activated = a.view(a.at.activated, n * f)?;
-        swiglu::forward(s, activated, gate_up)?;
+        swiglu::forward(s, activated, gate_up, f)?;
         self.linear(s, a, projected, activated, layer, MLP_OUT, ad)
     }
 
