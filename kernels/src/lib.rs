@@ -13,6 +13,7 @@ pub mod panels;
 pub mod rms_norm;
 pub mod rope;
 pub mod sample;
+pub mod score;
 pub mod swiglu;
 
 #[cfg(test)]
