@@ -6,7 +6,10 @@
 #[macro_use]
 pub mod cpu;
 pub mod adamw;
+pub mod attention;
+pub mod decode_attention;
 pub mod embedding;
+pub mod kv_store;
 pub mod linear;
 pub mod math;
 pub mod panels;

@@ -1,0 +1,121 @@
+//! Decoding on the CPU: a task is one row times one kv head. Pages are read in place; a block in several pieces, and values of a head
+//! that is no whole number of vectors, are gathered first.
+
+use super::Piece;
+use crate::attention::block::{CHUNK, KEYS, State, attend, divide, scores};
+use crate::attention::chains::{Left, Right, Span};
+use crate::attention::{Heads, Params};
+use crate::cpu::WIDTH;
+use runtime::{Isa, Pool, Shared};
+
+/// Pages of one layer and who reads what of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Store<'a> {
+    /// `[P, kv heads, d, 64]`
+    pub k: &'a [f32],
+    /// `[P, kv heads, 64, d]`
+    pub v: &'a [f32],
+    /// {page, block, from, to}
+    pub pieces: &'a [Piece],
+    /// `[B + 1]`
+    pub first: &'a [u32],
+    /// `[B]`
+    pub pos: &'a [u32],
+}
+
+/// Copies the offsets of a piece: keys `[d, 64]`, values `[64, width]` with zeros behind d.
+fn gather(keys: &mut [f32], values: &mut [f32], k: &[f32], v: &[f32], [_, _, from, to]: Piece, d: usize, width: usize) {
+    let (from, to) = (from as usize, to as usize);
+    for i in 0..d {
+        keys[i * KEYS + from..i * KEYS + to].copy_from_slice(&k[i * KEYS + from..i * KEYS + to]);
+    }
+    for slot in from..to {
+        let line = &mut values[slot * width..(slot + 1) * width];
+        line[..d].copy_from_slice(&v[slot * d..(slot + 1) * d]);
+        line[d..].fill(0.0);
+    }
+}
+
+/// The scratch of a task.
+struct Scratch<'a> {
+    /// `[group, width]`
+    o: &'a mut [f32],
+    /// `[group]`
+    top: &'a mut [f32],
+    sum: &'a mut [f32],
+    /// `[d, 64]`
+    keys: &'a mut [f32],
+    /// `[64, width]`
+    values: &'a mut [f32],
+    /// `[64, 64]`
+    s: &'a mut [f32],
+}
+
+/// The query heads `q [group, d]` of row `row` over the row's blocks.
+fn row(isa: Isa, row: usize, head: usize, q: &[f32], store: Store<'_>, heads: Heads, params: Params, x: &mut Scratch<'_>) {
+    let (d, width, group, pos) = (heads.d, heads.d.next_multiple_of(WIDTH), heads.group(), store.pos[row] as usize);
+    let seen = params.first(pos)..pos + 1;
+    let mut pieces = &store.pieces[store.first[row] as usize..store.first[row + 1] as usize];
+    x.top.fill(f32::NEG_INFINITY);
+    while let Some(&[_, block, ..]) = pieces.first() {
+        let (of_block, rest) = pieces.split_at(pieces.iter().take_while(|p| p[1] == block).count());
+        pieces = rest;
+        let slot = |pos: usize| pos.saturating_sub(block as usize * KEYS).min(KEYS);
+        let span = Span { from: slot(seen.start), to: slot(seen.end) };
+        if span.is_empty() {
+            continue;
+        }
+        let page = |piece: &Piece| {
+            let at = (piece[0] as usize * heads.k + head) * d * KEYS;
+            (&store.k[at..at + d * KEYS], &store.v[at..at + d * KEYS])
+        };
+        let in_place = match of_block {
+            [piece] if d == width => Some(page(piece)),
+            _ => None,
+        };
+        if in_place.is_none() {
+            for piece in of_block {
+                let (k, v) = page(piece);
+                gather(x.keys, x.values, k, v, *piece, d, width);
+            }
+        }
+        let (keys, values) = in_place.unwrap_or((x.keys, x.values));
+        for first in (0..group).step_by(CHUNK) {
+            let chunk = first..(first + CHUNK).min(group);
+            let spans = &[span; CHUNK][..chunk.len()];
+            scores(isa, x.s, Left { data: &q[first * d..], row: d, step: 1 }, keys, d, spans);
+            let o = &mut x.o[first * width..chunk.end * width];
+            let state = State { o, top: &mut x.top[chunk.clone()], sum: &mut x.sum[chunk] };
+            attend(isa, state, x.s, Right { data: values, width }, spans, params);
+        }
+    }
+}
+
+/// `out` of all rows.
+pub fn forward(pool: &Pool, out: &mut [f32], qkv: &[f32], store: Store<'_>, heads: Heads, params: Params) {
+    let (group, d, width, isa) = (heads.group(), heads.d, heads.d.next_multiple_of(WIDTH), pool.isa());
+    let out = Shared::new(out);
+    let scratch = group * (width + 2) + KEYS * (d + width) + CHUNK * KEYS;
+    pool.run(store.pos.len() * heads.k, scratch, &|task, mut rest| {
+        let (b, head) = (task / heads.k, task % heads.k);
+        let mut next = |len| crate::attention::take(&mut rest, len);
+        let mut x = Scratch {
+            o: next(group * width),
+            top: next(group),
+            sum: next(group),
+            keys: next(KEYS * d),
+            values: next(KEYS * width),
+            s: next(CHUNK * KEYS),
+        };
+        let q = &qkv[b * heads.stride() + head * group * d..][..group * d];
+        row(isa, b, head, q, store, heads, params, &mut x);
+        let at = (b * heads.h + head * group) * d;
+        // SAFETY: a task owns its row's heads.
+        let out = unsafe { out.slice(at..at + group * d) };
+        for (g, out) in out.chunks_exact_mut(d).enumerate() {
+            let o = &mut x.o[g * width..(g + 1) * width];
+            divide(isa, o, x.sum[g]);
+            out.copy_from_slice(&o[..d]);
+        }
+    });
+}

@@ -1,0 +1,198 @@
+//! Decoding against f64, and its bits against those of attention over the same path.
+
+use super::*;
+use crate::attention::tests::fixtures::{File, cases, folder, interleave, settings};
+use crate::attention::tests::{CAUSAL, forest_of, normal, relative, rows_of, run_forward, wide};
+use crate::kv_store;
+use runtime::{Buffer, Isa};
+
+/// A forest whose keys and values lie in pages of its own: every segment begins a page of its own wherever it starts.
+struct Paged {
+    k: Buffer<f32>,
+    v: Buffer<f32>,
+    /// Per segment: pages in order of its blocks.
+    pages: Vec<Vec<u32>>,
+    segments: Vec<[u32; 4]>,
+    heads: Heads,
+}
+
+impl Paged {
+    fn store(s: &Stream, qkv: &[f32], segments: &[[u32; 4]], heads: Heads) -> Result<Paged> {
+        let (mut pages, mut slots, mut next) = (Vec::new(), Vec::new(), 0);
+        // Pages are handed out from both ends, so that a path's pages lie anywhere.
+        let total = segments.iter().map(|s| (s[2] + s[1]).div_ceil(64) - s[2] / 64).sum::<u32>() + 1;
+        for &[_, len, pos0, _] in segments {
+            let blocks = pos0 / 64..(pos0 + len).div_ceil(64);
+            let own: Vec<u32> = blocks
+                .map(|_| {
+                    next += 1;
+                    if next % 2 == 0 { next / 2 } else { total - 1 - next / 2 }
+                })
+                .collect();
+            slots.extend((pos0..pos0 + len).map(|pos| own[(pos / 64 - pos0 / 64) as usize] * 64 + pos % 64));
+            pages.push(own);
+        }
+        let empty = vec![f32::NAN; total as usize * heads.k * heads.d * 64];
+        let (k, v) = (s.upload(&empty)?, s.upload(&empty)?);
+        let (qkv, slots) = (s.upload(qkv)?, s.upload(&slots)?);
+        kv_store::forward(s, Pages { k: k.view(), v: v.view() }, qkv.view(), slots.view(), heads)?;
+        Ok(Paged { k, v, pages, segments: segments.to_vec(), heads })
+    }
+
+    /// Pieces of the path of segment `i`.
+    fn pieces(&self, i: usize) -> Vec<Piece> {
+        let [_, len, pos0, parent] = self.segments[i];
+        let mut pieces = if parent == crate::attention::ROOT { Vec::new() } else { self.pieces(parent as usize) };
+        for (page, block) in self.pages[i].iter().zip(pos0 / 64..) {
+            pieces.push([*page, block, pos0.max(block * 64) - block * 64, (pos0 + len).min(block * 64 + 64) - block * 64]);
+        }
+        pieces
+    }
+
+    /// Decodes the given rows of the batch as queries, all in one call.
+    fn decode(&self, s: &Stream, qkv: &[f32], rows: &[usize], params: Params) -> Result<Vec<f32>> {
+        let (mut pieces, mut first, mut pos, mut queries) = (Vec::new(), vec![0], Vec::new(), Vec::new());
+        for &row in rows {
+            let i = self.segments.iter().position(|s| (s[0]..s[0] + s[1]).contains(&(row as u32))).expect("a row");
+            pieces.extend(self.pieces(i));
+            first.push(pieces.len() as u32);
+            pos.push(self.segments[i][2] + row as u32 - self.segments[i][0]);
+            queries.extend_from_slice(&qkv[row * self.heads.stride()..(row + 1) * self.heads.stride()]);
+        }
+        let out = s.upload(&vec![f32::NAN; rows.len() * self.heads.h * self.heads.d])?;
+        let (qkv, pieces) = (s.upload(&queries)?, s.upload(pieces.as_flattened())?);
+        let (first, pos) = (s.upload(&first)?, s.upload(&pos)?);
+        let pages = Pages { k: self.k.view(), v: self.v.view() };
+        forward(s, out.view(), qkv.view(), pages, pieces.view(), first.view(), pos.view(), self.heads, params)?;
+        out.to_vec()
+    }
+}
+
+const CASES: [(Heads, Params); 4] = [
+    (Heads { h: 2, k: 1, d: 16 }, CAUSAL),
+    (Heads { h: 4, k: 2, d: 8 }, Params { scale: 3.0, softcap: 0.0, window: 70, causal: true }),
+    (Heads { h: 5, k: 1, d: 20 }, Params { scale: 0.3, softcap: 2.0, window: 0, causal: true }),
+    (Heads { h: 1, k: 1, d: 48 }, Params { scale: 90.0, softcap: 0.0, window: 3, causal: true }),
+];
+
+#[test]
+fn decoding_gives_the_bits_of_attention() -> Result<()> {
+    // The children start inside pages: at 70, 95 and 64 + 6.
+    let tree = forest_of(&[(70, -1), (25, 0), (40, 1), (1, 1), (66, 0)]);
+    for (heads, params) in CASES {
+        let n = rows_of(&tree);
+        let qkv = normal(n * heads.stride(), 21);
+        for isa in Isa::all() {
+            let whole = run_forward(&Stream::cpu(1, isa), &qkv, &tree, heads, params)?.out;
+            for threads in [1, 2, 4] {
+                let s = Stream::cpu(threads, isa);
+                let paged = Paged::store(&s, &qkv, &tree, heads)?;
+                for batch in [1, 3, 17, 64] {
+                    let rows: Vec<usize> = (0..batch).map(|i| (i * 37 + batch * 11) % n).collect();
+                    let got = paged.decode(&s, &qkv, &rows, params)?;
+                    for (row, got) in rows.iter().zip(got.chunks(heads.h * heads.d)) {
+                        let want = &whole[row * heads.h * heads.d..][..heads.h * heads.d];
+                        let equal = got.iter().zip(want).all(|(g, w)| g.to_bits() == w.to_bits());
+                        assert!(equal, "{isa} {threads} {heads:?} batch {batch} row {row}: {got:?} {want:?}");
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn decoding_agrees_with_f64() -> Result<()> {
+    let (s, tree) = (Stream::cpu(2, Isa::detect()), forest_of(&[(70, -1), (130, 0)]));
+    for (heads, params) in CASES {
+        let qkv = normal(200 * heads.stride(), 22);
+        let paged = Paged::store(&s, &qkv, &tree, heads)?;
+        let (k, v) = (wide(&paged.k.to_vec()?), wide(&paged.v.to_vec()?));
+        let got = paged.decode(&s, &qkv, &[3, 70, 199], params)?;
+        for (row, got) in [3, 70, 199].into_iter().zip(got.chunks(heads.h * heads.d)) {
+            let query = wide(&qkv[row * heads.stride()..(row + 1) * heads.stride()]);
+            let want = reference::forward(&query, &k, &v, &paged.pieces(usize::from(row >= 70)), row, heads, params);
+            assert!(relative(got, &want) < 2e-5, "{heads:?} {params:?} row {row}: {:e}", relative(got, &want));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn fixtures_through_pages_and_through_segments() -> Result<()> {
+    let Some(folder) = folder() else { return Ok(()) };
+    let found = cases(&folder, "attn_decode");
+    assert!(found.len() >= 6, "{} cases", found.len());
+    let s = Stream::cpu(2, Isa::detect());
+    for case in found {
+        let (heads, params) = settings(&case);
+        let file = File::open(&folder, case["file"].as_str().expect("file"));
+        let (ends_q, ends_k) = (file.i32("cu_q"), file.i32("cu_k"));
+        let (q, width) = (file.f32("q"), heads.h * heads.d);
+        // Only the last rows of a sequence have queries; the others ask with zeros and are not looked at.
+        let mut all = vec![0.0; ends_k[ends_k.len() - 1] as usize * width];
+        let mut asked = Vec::new();
+        for (i, ends) in ends_q.windows(2).enumerate() {
+            for back in (1..=ends[1] - ends[0]).rev() {
+                let (row, from) = ((ends_k[i + 1] - back) as usize, (ends[1] - back) as usize);
+                all[row * width..(row + 1) * width].copy_from_slice(&q[from * width..(from + 1) * width]);
+                asked.push(row);
+            }
+        }
+        let qkv = interleave(&all, &file.f32("k"), &file.f32("v"), heads);
+        let lens: Vec<(u32, i32)> = ends_k.windows(2).map(|w| ((w[1] - w[0]) as u32, -1)).collect();
+        let segments = forest_of(&lens);
+        let saved = run_forward(&s, &qkv, &segments, heads, params)?;
+        let paged = Paged::store(&s, &qkv, &segments, heads)?.decode(&s, &qkv, &asked, params)?;
+        let packed: Vec<f32> = asked.iter().flat_map(|row| &saved.out[row * width..(row + 1) * width]).copied().collect();
+        let lse: Vec<f32> = asked.iter().flat_map(|row| saved.lse()[row * heads.h..(row + 1) * heads.h].to_vec()).collect();
+        let errors = [
+            relative(&paged, &wide(&file.f32("out"))),
+            relative(&packed, &wide(&file.f32("out"))),
+            relative(&lse, &wide(&file.f32("lse"))),
+        ];
+        assert!(errors.iter().all(|e| *e < 1e-6), "{}: {errors:?}", case["name"]);
+    }
+    Ok(())
+}
+
+#[test]
+fn invalid_pieces_are_errors() -> Result<()> {
+    let (s, heads) = (Stream::cpu(1, Isa::detect()), Heads { h: 2, k: 1, d: 8 });
+    let (k, v) = (s.zeros::<f32>(3 * 8 * 64)?, s.zeros::<f32>(3 * 8 * 64)?);
+    let pages = Pages { k: k.view(), v: v.view() };
+    let (out, qkv) = (s.zeros::<f32>(16)?, s.zeros::<f32>(32)?);
+    let run = |pieces: &[Piece], first: [u32; 2], pos: u32, window: u32| -> Result<()> {
+        let (pieces, first, pos) = (s.upload(pieces.as_flattened())?, s.upload(&first)?, s.upload(&[pos])?);
+        let params = Params { window, ..CAUSAL };
+        forward(&s, out.view(), qkv.view(), pages, pieces.view(), first.view(), pos.view(), heads, params)
+    };
+    let fails = |pieces: &[Piece], first: [u32; 2], pos: u32, window: u32, text: &str| {
+        let error = run(pieces, first, pos, window).expect_err(text).to_string();
+        assert!(error.contains(text), "wanted {text:?}, got {error:?}");
+    };
+    let whole = [[2, 0, 0, 64], [0, 1, 0, 6], [1, 1, 6, 20]];
+    run(&whole, [0, 3], 83, 0)?;
+    run(&whole[1..], [0, 2], 83, 20)?;
+    fails(&whole[1..], [0, 2], 83, 21, "no page holds position 63");
+    fails(&whole, [0, 3], 84, 0, "no page holds position 84");
+    fails(&whole, [0, 4], 83, 0, "pieces [0, 4] of 3");
+    fails(&whole, [3, 0], 83, 0, "pieces [3, 0] of 3");
+    fails(&whole, [0, 0], 0, 0, "no page holds position 0");
+    fails(&[[3, 0, 0, 64]], [0, 1], 5, 0, "page 3 of 3");
+    fails(&[[0, 0, 0, 65]], [0, 1], 5, 0, "offsets 0 to 65");
+    fails(&[[0, 0, 6, 6]], [0, 1], 5, 0, "offsets 6 to 6");
+    fails(&[whole[1], whole[0]], [0, 2], 69, 1, "piece 1: position 0 after 70");
+    fails(&[whole[0], [0, 1, 0, 7], [1, 1, 6, 20]], [0, 3], 80, 0, "position 70 after 71");
+    fails(&[whole[0], [0, 1, 0, 5], [1, 1, 6, 20]], [0, 3], 80, 0, "no page holds position 69");
+    fails(&[[0, u32::MAX, 0, 64]], [0, 1], 5, 0, "no page holds position 0");
+    let mut short = pages;
+    short.v = v.view().slice(0..100)?;
+    let (p, f, z) = (s.upload(&[0u32, 0, 0, 64])?, s.upload(&[0u32, 1])?, s.upload(&[5u32])?);
+    let error = forward(&s, out.view(), qkv.view(), short, p.view(), f.view(), z.view(), heads, CAUSAL);
+    assert!(error.expect_err("short pages").to_string().contains("pages.v: wanted 1536"));
+    let error = forward(&s, k.view().slice(0..16)?, qkv.view(), pages, p.view(), f.view(), z.view(), heads, CAUSAL);
+    assert!(error.expect_err("overlap").to_string().contains("overlaps"));
+    Ok(())
+}
