@@ -119,8 +119,7 @@ unsafe fn open(candidates: &[PathBuf]) -> Result<(PathBuf, Api), Error> {
                 if there {
                     refused.get_or_insert_with(|| Error::Load { path: candidate.clone(), text });
                 }
-                let by_loader = if bare { " (LD_LIBRARY_PATH and the loader's cache)" } else { "" };
-                tried.push(format!("{}{by_loader}", candidate.display()));
+                tried.push(candidate.display().to_string());
             }
         }
     }

@@ -10,7 +10,7 @@ pub enum Error {
     /// No AscendCL library in any of the usual places.
     #[error("AscendCL not found; tried {}", tried.join(", "))]
     NotFound {
-        /// Every place, in the order of the search.
+        /// Every file, in the order of the search; a bare name is looked up by the loader (`LD_LIBRARY_PATH`, its cache).
         tried: Vec<String>,
     },
     /// A library file is there and the loader refuses it: another architecture, or a library it needs is missing.
