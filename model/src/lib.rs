@@ -2,21 +2,35 @@
 //! gradients, and decodes.
 #![forbid(unsafe_code)]
 
+pub mod acts;
 pub mod adapter;
+mod backward;
+pub mod base;
 pub mod batch;
 pub mod config;
+pub mod decode;
 pub mod error;
+mod forward;
+pub mod generate;
 mod header;
 mod json;
+pub mod kv_cache;
+pub mod lora;
 pub mod tokenizer;
+pub mod transformer;
 pub mod weights;
 
-pub use adapter::{AdapterConfig, AdapterModule, Targets};
+pub use acts::{Acts, Keep, Limits};
 pub use batch::{Batch, Columns, Parent, PrefixId, Segment, Span};
+pub use adapter::{AdapterConfig, Targets};
 pub use config::{Config, ModuleSpec, RopeScaling, TensorSpec};
+pub use decode::{DecodeRun, Finished, SampleKey, Settings};
 pub use error::{Error, Result};
+pub use generate::{Request, generate};
+pub use kv_cache::{CacheLimits, KvCache};
+pub use lora::Lora;
 pub use tokenizer::Tokenizer;
-pub use weights::{Checkpoint, TensorData};
+pub use transformer::{Adapter, Grads, Head, ScalarHead, Transformer, Tune};
 
 #[cfg(test)]
 mod shared;
