@@ -6,5 +6,6 @@
 #[macro_use]
 pub mod cpu;
 pub mod linear;
+pub mod logprob;
 pub mod math;
 pub mod panels;
