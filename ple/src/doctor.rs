@@ -1,4 +1,5 @@
-//! `ple doctor`: what this machine offers, what a run would use of it, and what to mend. Reads only; starts nothing on a device.
+//! `ple doctor`: what this machine offers, what a run would use of it, and what to mend. Reads only and leaves nothing behind; where
+//! AscendCL is installed it is initialised and finalised for the question.
 
 mod findings;
 mod system;
