@@ -1,4 +1,5 @@
-//! `ple doctor`: what this machine offers, what a run would use of it, and what to mend. Reads only; starts nothing on a device.
+//! `ple doctor`: what this machine offers, what a run would use of it, and what to mend. Reads only and leaves nothing behind; where
+//! AscendCL is installed it is initialised and finalised for the question.
 
 mod findings;
 mod system;
@@ -144,9 +145,15 @@ pub fn report(s: &Stream) -> Report {
 }
 
 impl Report {
-    /// As JSON, indented.
-    pub fn json(&self) -> serde_json::Result<String> {
-        serde_json::to_string_pretty(self)
+    /// As JSON; `{:#}` indents it.
+    pub fn json(&self) -> serde_json::Value {
+        // Strings, numbers and lists only: every one of them has a JSON form.
+        serde_json::to_value(self).unwrap_or_else(|e| serde_json::Value::String(e.to_string()))
+    }
+
+    /// As lines of text: a fact each, then the findings.
+    pub fn text(&self) -> String {
+        self.to_string()
     }
 }
 

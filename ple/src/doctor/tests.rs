@@ -120,11 +120,12 @@ fn this_machine_is_reported_as_text_and_as_json() {
     assert_eq!((report.device.name.as_str(), report.device.cores), ("cpu", 2));
     assert_eq!(report.simd.used, Some(isa.to_string()));
     assert_eq!(report.libraries.len(), 5);
-    let json: serde_json::Value = serde_json::from_str(&report.json().unwrap()).unwrap();
+    let json = report.json();
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&format!("{json:#}")).unwrap(), json);
     assert_eq!(json["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(json["libraries"][4]["name"], "AscendCL");
     assert_eq!(json["findings"].as_array().unwrap().len(), report.findings.len());
-    let text = report.to_string();
+    let text = report.text();
     let facts = 6 + report.libraries.len() + 3;
     assert_eq!(text.lines().count(), facts + 2 * report.findings.len(), "{text}");
     eprintln!("{text}");
