@@ -85,7 +85,10 @@ impl Golden {
         };
         let manifest: serde_json::Value = serde_json::from_slice(&text).unwrap();
         let ops = manifest["ops"].as_array().unwrap();
-        let settings = ops.iter().find(|op| op["name"] == name)?.clone();
+        let Some(settings) = ops.iter().find(|op| op["name"] == name).cloned() else {
+            eprintln!("skip: {name}: not in the manifest of {}", root.display());
+            return None;
+        };
         let bytes = std::fs::read(root.join(settings["file"].as_str().unwrap())).unwrap();
         Some(Golden { bytes, settings })
     }

@@ -11,6 +11,7 @@ pub mod decode_attention;
 pub mod embedding;
 pub mod kv_store;
 pub mod linear;
+pub mod logprob;
 pub mod math;
 pub mod panels;
 pub mod rms_norm;

@@ -57,6 +57,7 @@ pub fn fill(batch: &mut Batch, examples: &[&Example]) -> Result<()> {
             batch.example(&example.prompt, &all, example.tag)?;
         }
         batch.side.weight.extend_from_slice(&example.weights);
+        batch.side.ref_logp.extend_from_slice(&example.ref_logp);
     }
     Ok(())
 }

@@ -1,42 +1,11 @@
 //! One iteration's answers: queries to prompts, prompts to samples, samples to rewards, all in (query, side, sample) order.
 
-use crate::data::Query;
-use crate::method::{Answer, Group, Side};
-use crate::principle::Principle;
-use crate::reward::{Reward, Scored};
-use crate::{Error, Result};
-use model::tokenizer::Tokenizer;
-use model::{Adapter, CacheLimits, Finished, KvCache, Request, SampleKey, Settings, Transformer, generate};
-use runtime::{Arena, Stream};
-
-/// A query as it is sampled: the plain prompt and the guided one, cut to the same budget.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Prompts {
-    /// Index of the row in the input.
-    pub row: u32,
-    /// Text of the plain prompt: what the reward sees.
-    pub text: String,
-    /// Ids of the plain prompt.
-    pub plain: Vec<u32>,
-    /// Ids of the prompt with the principle.
-    pub guided: Vec<u32>,
-}
-
-/// Tokenises a query on both sides. The cut is decided with the principle, and the same cut serves both.
-pub fn prompts(tokenizer: &Tokenizer, principle: &Principle, query: &Query, budget: usize) -> Result<Option<Prompts>> {
-    let mut text = query.text.clone();
-    loop {
-        let guided = tokenizer.encode(&principle.guide(&text), true)?;
-        if guided.len() <= budget {
-            let plain = tokenizer.encode(&text, true)?;
-            return Ok((!plain.is_empty()).then_some(Prompts { row: query.row, text, plain, guided }));
-        }
-        match crate::data::cut_left(&text) {
-            Some(shorter) => text = shorter,
-            None => return Ok(None),
-        }
-    }
-}
+use crate::Result;
+use crate::data::Prompt;
+use crate::method::{Answer, Example, Group, Side};
+use crate::reward::{Rewards, Scored, Scores};
+use model::{Acts, Adapter, Finished, KvCache, Request, SampleKey, Settings, Tokenizer, Transformer, generate};
+use runtime::Stream;
 
 /// One sampled and scored answer, as the completions file shows it.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,8 +24,21 @@ pub struct Sample {
     pub reward: f64,
 }
 
+/// A side's settings as the sampler takes them.
+fn drawn(side: &Side) -> kernels::sample::Sampling {
+    let s = side.sampling;
+    kernels::sample::Sampling {
+        temperature: s.temperature,
+        top_k: s.top_k,
+        top_p: s.top_p,
+        min_p: s.min_p,
+        repetition_penalty: s.repetition_penalty,
+        ..Default::default()
+    }
+}
+
 /// The ids a sample was drawn after.
-pub fn prompt_of<'a>(prompts: &'a [Prompts], sides: &[Side], sample: &Sample) -> &'a [u32] {
+pub fn prompt_of<'a>(prompts: &'a [Prompt], sides: &[Side], sample: &Sample) -> &'a [u32] {
     let p = &prompts[sample.query];
     if sides[sample.side as usize].principle { &p.guided } else { &p.plain }
 }
@@ -73,37 +55,26 @@ pub struct Sampler<'a> {
     pub settings: Settings,
     /// Of the training loop.
     pub iteration: u32,
-    /// Sequences that run at once, at most.
-    pub batch: usize,
     /// How often each row came before in this iteration (queries wrap around): sample numbers count on.
     pub repeats: Vec<u32>,
 }
 
 impl Sampler<'_> {
-    /// Pages, prefill and batch for these prompts.
-    pub fn limits(&self, prompts: &[Prompts]) -> CacheLimits {
-        let longest = prompts.iter().map(|p| p.plain.len().max(p.guided.len())).max().unwrap_or(1);
-        let positions = longest + self.settings.max_new_tokens;
-        CacheLimits { pages: self.batch * positions.div_ceil(64), prefill_tokens: longest.max(1024), batch: self.batch, positions }
-    }
-
-    /// Samples every side of every query. Takes the overlay and gives it back.
+    /// Samples every side of every query.
     pub fn sample(
         &self,
         tokenizer: &Tokenizer,
-        prompts: &[Prompts],
+        prompts: &[Prompt],
         sides: &[Side],
-        overlay: Option<Arena>,
+        kv: &mut KvCache,
         progress: &mut dyn FnMut(usize),
-    ) -> Result<(Vec<Sample>, Arena)> {
-        let seen = sides.iter().any(|s| s.sampling.repetition_penalty != 1.0);
-        let mut kv = KvCache::new(self.stream, self.model, self.limits(prompts), seen, overlay)?;
+    ) -> Result<Vec<Sample>> {
         let (mut samples, mut before) = (Vec::new(), 0);
         for (i, side) in sides.iter().enumerate() {
             let mut settings = self.settings.clone();
-            settings.sampling = side.sampling.into();
+            settings.sampling = drawn(side);
             let requests = self.requests(prompts, side, i as u32);
-            let answers = generate(self.stream, self.model, &mut kv, &requests, &settings, self.policy, &mut |done| progress(before + done))?;
+            let answers = generate(self.stream, self.model, kv, &requests, &settings, self.policy, &mut |done| progress(before + done))?;
             before += answers.len();
             for (j, answer) in answers.into_iter().enumerate() {
                 let (query, sample) = (j / side.samples as usize, (j % side.samples as usize) as u32);
@@ -112,11 +83,11 @@ impl Sampler<'_> {
             }
         }
         samples.sort_by_key(|s| (s.query, s.side, s.sample));
-        Ok((samples, kv.into_overlay()))
+        Ok(samples)
     }
 
-    fn requests(&self, prompts: &[Prompts], side: &Side, index: u32) -> Vec<Request> {
-        let one = |(p, repeat): (&Prompts, &u32), sample: u32| Request {
+    fn requests(&self, prompts: &[Prompt], side: &Side, index: u32) -> Vec<Request> {
+        let one = |(p, repeat): (&Prompt, &u32), sample: u32| Request {
             prompt: if side.principle { p.guided.clone() } else { p.plain.clone() },
             key: SampleKey { row: p.row, side: index, sample: repeat * side.samples + sample, iteration: self.iteration },
         };
@@ -124,22 +95,15 @@ impl Sampler<'_> {
     }
 }
 
-/// Scores every sample under the plain query.
-pub fn score(reward: &dyn Reward, prompts: &[Prompts], samples: &mut [Sample]) -> Result<()> {
-    let texts: Vec<Scored<'_>> = samples
-        .iter()
-        .map(|s| Scored { prompt: &prompts[s.query].text, completion: &s.text, tokens: s.answer.ids.len() })
-        .collect();
-    let rewards = reward.score(&texts)?;
-    if rewards.len() != samples.len() {
-        return Err(Error::Numeric(format!("{}: {} rewards for {} answers", reward.name(), rewards.len(), samples.len())));
-    }
-    samples.iter_mut().zip(rewards).for_each(|(sample, reward)| sample.reward = reward);
-    Ok(())
+/// Scores every sample under the plain query; each part's scores come back beside their sum.
+pub fn score<'a>(rewards: &Rewards, prompts: &'a [Prompt], samples: &'a [Sample]) -> Result<Scores> {
+    let text = |s: &'a Sample| Scored { prompt: &prompts[s.query].text, completion: &s.text, tokens: s.answer.ids.len() };
+    let texts: Vec<Scored<'_>> = samples.iter().map(text).collect();
+    rewards.score(&texts)
 }
 
 /// Samples as groups, in query order.
-pub fn groups(prompts: &[Prompts], sides: &[Side], samples: &[Sample]) -> Vec<Group> {
+pub fn groups(prompts: &[Prompt], sides: &[Side], samples: &[Sample]) -> Vec<Group> {
     let mut groups: Vec<Group> =
         prompts.iter().map(|p| Group { row: p.row, prompt: p.plain.clone(), sides: vec![Vec::new(); sides.len()] }).collect();
     for s in samples {
@@ -152,4 +116,41 @@ pub fn groups(prompts: &[Prompts], sides: &[Side], samples: &[Sample]) -> Vec<Gr
         });
     }
     groups
+}
+
+/// How far stored log-probabilities are from those of the training forward (LAW "The gap is measured").
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Gap {
+    /// Largest difference.
+    pub max: f64,
+    /// Mean difference.
+    pub mean: f64,
+    /// Share of tokens whose probability differs by more than 1 %.
+    pub off: f64,
+}
+
+/// Answers of each side that are scored again.
+const SCORED_AGAIN: usize = 64;
+
+/// Scores the first finished answers of each side again, under the prompt they were sampled from.
+pub fn gap(s: &Stream, model: &Transformer, acts: &mut Acts, policy: Adapter, prompts: &[Prompt], sides: &[Side], samples: &[Sample]) -> Result<Gap> {
+    let of_side = |side: u32| samples.iter().filter(move |s| s.side == side && !s.answer.ids.is_empty()).take(SCORED_AGAIN);
+    let chosen: Vec<&Sample> = (0..sides.len() as u32).flat_map(of_side).collect();
+    let examples: Vec<Example> = chosen
+        .iter()
+        .map(|s| Example { prompt: prompt_of(prompts, sides, s).to_vec(), answers: vec![s.answer.ids.clone()], ..Example::default() })
+        .collect();
+    let again = crate::logprob::score(s, model, acts, policy, &examples.iter().collect::<Vec<_>>())?;
+    let (mut gap, mut tokens) = (Gap::default(), 0.0);
+    for (stored, again) in chosen.iter().flat_map(|s| &s.answer.logps).zip(again.iter().flatten()) {
+        let difference = (*stored as f64 - *again as f64).abs();
+        // NaN on either side is a gap without bound.
+        let difference = if difference.is_nan() { f64::INFINITY } else { difference };
+        gap.max = gap.max.max(difference);
+        gap.mean += difference;
+        gap.off += f64::from(u8::from(difference > 0.01f64.ln_1p()));
+        tokens += 1.0;
+    }
+    let tokens = f64::max(tokens, 1.0);
+    Ok(Gap { mean: gap.mean / tokens, off: gap.off / tokens, ..gap })
 }

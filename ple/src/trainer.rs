@@ -48,6 +48,13 @@ impl Workspace {
     }
 }
 
+impl Workspace {
+    /// The arena, for the next phase's plan.
+    pub fn into_overlay(self) -> Arena {
+        self.acts.into_overlay()
+    }
+}
+
 /// What is trained and how far it is.
 pub struct Trainer {
     /// The queue everything runs on.

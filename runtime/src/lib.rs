@@ -12,6 +12,7 @@ pub mod dtype;
 pub mod error;
 pub mod host;
 pub mod pool;
+pub mod probe;
 pub mod stream;
 
 pub use backend::{Arg, Backend, Defines, DeviceInfo, Event, Gemm, Gemmed, Graph, Kernel, Launch, Pinned, Ptr, Queue, TensorMap};

@@ -5,10 +5,10 @@
 //! m += (1−β1)·(g' − m)                     v += (1−β2)·(g'·g' − v)
 //! p -= (lr·wd)·p + (lr/bc1)·(m / (sqrt(v)/sqrt(bc2) + eps))          bc_i = 1 − β_i^step
 //! ```
-//! This is `torch.optim.AdamW` (decoupled decay of the p before the step). Each operation rounds, in the order of the brackets; the
+//! This is `torch.optim.AdamW` (decay of the p before the step). Each operation rounds, in the order of the brackets; the
 //! constants 1−β1, 1−β2, lr·wd, lr/bc1, sqrt(bc2) are formed in f64 and rounded once. Written as differences, the moments
 //! and the decay do not drift by the rounding of β or of 1 − lr·wd.
-//! p, m, v: [n] f32 in place; g: [n] f32. Bytes: 28 n. FLOPs: 16 n.
+//! p, m, v: `[n]` f32 in place; g: `[n]` f32. Bytes: 28 n. FLOPs: 16 n.
 //!
 //! Gradient norm: sqrt(Σ_tensors Σ g²), one f64 chain per tensor, tensors added in order (LAW A7); 4 n bytes, 2 n FLOPs.
 //! order: law
@@ -74,7 +74,7 @@ impl Params {
     }
 }
 
-/// One step on p, m, v [n], in place.
+/// One step on p, m, v `[n]`, in place.
 pub fn step(s: &Stream, p: View<'_>, m: View<'_>, v: View<'_>, g: View<'_>, params: &Params) -> Result<()> {
     let pool = s.pool("adamw::step")?;
     let constants = params.constants()?;

@@ -4,7 +4,7 @@
 //! x[n,c] = table[tokens[n], c]·scale           widened exactly; scale 1 is no multiplication
 //! dtable[tokens[n], c] += dx[n,c]              plain adds, rows ascending
 //! ```
-//! x, dx: [N, C] f32. tokens: [N] u32. table: panels [V, C] in f32, bf16 or f16. dtable: panels [V, C] f32, of one example: the
+//! x, dx: [N, C] f32. tokens: `[N]` u32. table: panels [V, C] in f32, bf16 or f16. dtable: panels [V, C] f32, of one example: the
 //! caller clears it first and adds it to the total afterwards (LAW A7). Bytes: N·C·(4 + size of a weight); backward 12 NC.
 //! FLOPs: NC. order: law
 
@@ -25,7 +25,7 @@ fn within(room: &str, tokens: &[u32], v: usize) -> Result<()> {
     }
 }
 
-/// x [N, C] of tokens [N]; an id outside the table is [`Error::Shape`] naming row and id.
+/// x [N, C] of tokens `[N]`; an id outside the table is [`Error::Shape`] naming row and id.
 pub fn forward(s: &Stream, x: View<'_>, tokens: View<'_>, table: Panels<'_>, scale: f32) -> Result<()> {
     let pool = s.pool("embedding::forward")?;
     let (n, c) = (tokens.len(), table.k);
@@ -45,7 +45,7 @@ pub fn forward(s: &Stream, x: View<'_>, tokens: View<'_>, table: Panels<'_>, sca
     Ok(())
 }
 
-/// dtable (panels [n, C] f32) += dx [N, C] by tokens [N]; the rows are one example's. A scale is the caller's.
+/// dtable (panels [n, C] f32) += dx [N, C] by tokens `[N]`; the rows are one example's. A scale is the caller's.
 pub fn backward(s: &Stream, dtable: View<'_>, dx: View<'_>, tokens: View<'_>, n: usize) -> Result<()> {
     let pool = s.pool("embedding::backward")?;
     let c = dx.len().checked_div(tokens.len()).unwrap_or(0);

@@ -40,7 +40,11 @@ fn forward_rows<S: Lanes>(out: (&mut [f32], &mut [f32], &mut [f32]), x: &[f32], 
         scale_row(&mut y[row], v, *rstd, w, offset);
     }
 }
-per_isa! { fn forward_on(out: (&mut [f32], &mut [f32], &mut [f32]), x: &[f32], delta: &[f32], w: &[f32], eps: f32, offset: f32) = forward_rows }
+per_isa! {
+    fn forward_on(
+        out: (&mut [f32], &mut [f32], &mut [f32]), x: &[f32], delta: &[f32], w: &[f32], eps: f32, offset: f32,
+    ) = forward_rows
+}
 
 pub fn forward(
     pool: &Pool,
@@ -77,7 +81,7 @@ pub fn apply(pool: &Pool, y: &mut [f32], x: &[f32], rstd: &[f32], w: &[f32], off
     pool.rows(y, c, grain(c), 0, &|first, y, _| apply_on(pool.isa(), y, &x[first * c..], &rstd[first..], w, offset));
 }
 
-/// `scratch` holds g [C] and x̂ [C] of one row; `add` is empty or starts at the first row.
+/// `scratch` holds g `[C]` and x̂ `[C]` of one row; `add` is empty or starts at the first row.
 #[inline(always)]
 fn backward_rows<S: Lanes>(
     dx: &mut [f32],
@@ -108,7 +112,11 @@ fn backward_rows<S: Lanes>(
         }
     }
 }
-per_isa! { fn backward_on(dx: &mut [f32], dy: &[f32], x: &[f32], rstd: &[f32], w: &[f32], add: &[f32], offset: f32, scratch: &mut [f32]) = backward_rows }
+per_isa! {
+    fn backward_on(
+        dx: &mut [f32], dy: &[f32], x: &[f32], rstd: &[f32], w: &[f32], add: &[f32], offset: f32, scratch: &mut [f32],
+    ) = backward_rows
+}
 
 pub fn backward(pool: &Pool, dx: &mut [f32], dy: &[f32], x: &[f32], rstd: &[f32], w: &[f32], add: &[f32], offset: f32) {
     let c = w.len();
@@ -141,7 +149,11 @@ fn weight_columns<S: Lanes>(
         dw.iter_mut().zip(partial.iter()).for_each(|(dw, p)| *dw += p);
     }
 }
-per_isa! { fn weight_on(dw: &mut [f32], first: usize, c: usize, dy: &[f32], x: &[f32], rstd: &[f32], examples: &[u32], partial: &mut [f32]) = weight_columns }
+per_isa! {
+    fn weight_on(
+        dw: &mut [f32], first: usize, c: usize, dy: &[f32], x: &[f32], rstd: &[f32], examples: &[u32], partial: &mut [f32],
+    ) = weight_columns
+}
 
 pub fn backward_weight(pool: &Pool, dw: &mut [f32], dy: &[f32], x: &[f32], rstd: &[f32], examples: &[u32]) {
     let c = dw.len();

@@ -9,7 +9,7 @@
 //! dw[c]    += p,  p = fma(dy[n,c], x̂[n,c], p)          rows of an example ascending from +0, examples in order (LAW A7)
 //! ```
 //! Every operation written here rounds by itself; `x` of the backward pass is the v of the forward pass.
-//! x, delta, sum, y, dx, dy, add: [N, C] f32. w, dw: [C] f32. rstd: [N] f32, kept for backward. `=` everywhere but in dw.
+//! x, delta, sum, y, dx, dy, add: [N, C] f32. w, dw: `[C]` f32. rstd: `[N]` f32, kept for backward. `=` everywhere but in dw.
 //! Bytes: forward 8 NC (16 NC with a delta), backward 12 NC (16 with `add`), dw 8 NC. FLOPs: 4 NC, 9 NC, 3 NC.
 //! order: law
 

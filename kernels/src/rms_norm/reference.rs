@@ -1,6 +1,6 @@
 //! The truth in f64.
 
-/// y [N, C] and rstd [N] of v [N, C].
+/// y [N, C] and rstd `[N]` of v [N, C].
 pub fn forward(v: &[f64], w: &[f64], eps: f64, offset: f64) -> (Vec<f64>, Vec<f64>) {
     let c = w.len();
     let rstd: Vec<f64> = v.chunks(c).map(|r| 1.0 / (r.iter().map(|v| v * v).sum::<f64>() / c as f64 + eps).sqrt()).collect();
@@ -8,7 +8,7 @@ pub fn forward(v: &[f64], w: &[f64], eps: f64, offset: f64) -> (Vec<f64>, Vec<f6
     (y, rstd)
 }
 
-/// dx [N, C] and dw [C] for v [N, C] and dy [N, C].
+/// dx [N, C] and dw `[C]` for v [N, C] and dy [N, C].
 pub fn backward(dy: &[f64], v: &[f64], w: &[f64], eps: f64, offset: f64) -> (Vec<f64>, Vec<f64>) {
     let c = w.len();
     let (_, rstd) = forward(v, w, eps, offset);

@@ -19,7 +19,9 @@ fn rotate_rows<S: Lanes>(x: &mut [f32], pos: &[u32], table: &[f32], heads: usize
         }
     }
 }
-per_isa! { fn rotate_on(x: &mut [f32], pos: &[u32], table: &[f32], heads: usize, d: usize, stride: usize, back: bool) = rotate_rows }
+per_isa! {
+    fn rotate_on(x: &mut [f32], pos: &[u32], table: &[f32], heads: usize, d: usize, stride: usize, back: bool) = rotate_rows
+}
 
 pub fn rotate(pool: &Pool, x: &mut [f32], pos: &[u32], table: &[f32], heads: usize, d: usize, stride: usize, back: bool) {
     pool.rows(x, stride, 4096usize.div_ceil(heads.max(1) * d), 0, &|first, x, _| {

@@ -5,7 +5,7 @@
 //! backward: the transpose,  da = da'·cos + db'·sin,  db = db'·cos − da'·sin
 //! cos, sin of pos[n]·f_i,  f_i = theta^(−2i/D), for llama3 scaled by wavelength
 //! ```
-//! Products, then the sum, each round. x: [N, stride] f32, its first heads·D columns turn, the rest stays. pos: [N] u32.
+//! Products, then the sum, each round. x: [N, stride] f32, its first heads·D columns turn, the rest stays. pos: `[N]` u32.
 //! table: [positions, D/2, 2] f32 (cos, sin), computed in f64 on the host and rounded once (LAW A5).
 //! Bytes: 8·N·heads·D and the table's rows. FLOPs: 3·N·heads·D. order: law
 

@@ -1,6 +1,6 @@
 //! The truth in f64, with its own angles.
 
-/// Heads [N, heads, d] turned by pos [N]; `sign` −1 turns back.
+/// Heads [N, heads, d] turned by pos `[N]`; `sign` −1 turns back.
 pub fn rotate(x: &[f64], pos: &[u32], frequencies: &[f64], heads: usize, sign: f64) -> Vec<f64> {
     let half = frequencies.len();
     let mut y = x.to_vec();

@@ -1,4 +1,6 @@
 //! The CPU form: a row per task. Masses stay in the row's scratch as f32, which holds each of them exactly.
+// A body of plain loops meets its instruction set only as compiler features.
+#![allow(clippy::extra_unused_type_parameters)]
 
 use super::{IN_PROMPT, Sampling};
 use crate::cpu::{Lanes, WIDTH};
@@ -55,66 +57,74 @@ fn maximum<S: Lanes>(x: &[f32]) -> Option<f32> {
     (!nan && largest.is_finite()).then_some(largest)
 }
 
-/// The largest key whose own and larger keys weigh at least `need`, and what the larger ones weigh. The whole weight is at
-/// least `need`, and `need` at least 1.
+/// The largest `t` in `low..=high` that `holds`, which is true up to there and false beyond; `low` holds.
 #[inline(always)]
-fn crossing(x: &[f32], need: u64, key: impl Fn(f32) -> u32, weight: impl Fn(f32) -> u64) -> (u32, u64) {
-    let (mut found, mut above) = (0u32, 0);
-    for (shift, bits) in [(21, 11), (10, 11), (0, 10)] {
-        let mut buckets = [0u64; 2048];
-        for &value in x {
-            let key = key(value);
-            if (u64::from(key) >> (shift + bits)) as u32 == found {
-                buckets[(key >> shift) as usize & ((1 << bits) - 1)] += weight(value);
-            }
-        }
-        let mut digit = (1usize << bits) - 1;
-        while digit > 0 && above + buckets[digit] < need {
-            above += buckets[digit];
-            digit -= 1;
-        }
-        found = found << bits | digit as u32;
+fn last(mut low: u32, mut high: u32, holds: impl Fn(u32) -> bool) -> u32 {
+    while low < high {
+        let middle = low + (high - low).div_ceil(2);
+        if holds(middle) { low = middle } else { high = middle - 1 }
     }
-    (found, above)
+    low
 }
 
 /// Everything below the k-th largest value becomes −inf.
 #[inline(always)]
-fn top_k(x: &mut [f32], k: u32) {
-    // Ascending as integers; no NaN is left, and −0 and 0 part only here, not in the comparison below.
-    let ordered = |z: f32| if z.is_sign_negative() { !z.to_bits() } else { z.to_bits() | 1 << 31 };
-    let (key, _) = crossing(x, u64::from(k), ordered, |_| 1);
-    let threshold = f32::from_bits(if key >> 31 == 1 { key & !(1 << 31) } else { !key });
-    x.iter_mut().filter(|z| **z < threshold).for_each(|z| *z = f32::NEG_INFINITY);
+fn top_k(x: &mut [f32], k: u32, largest: f32) {
+    // Keys that ascend with the values: there is no NaN, and that −0 has another key than 0 is no matter to `>=` and `<`.
+    let key = |z: f32| if z.is_sign_negative() { !z.to_bits() } else { z.to_bits() | 1 << 31 };
+    let value = |key: u32| f32::from_bits(if key >> 31 == 1 { key ^ 1 << 31 } else { !key });
+    let count = |t: f32| x.iter().map(|z| u32::from(*z >= t)).sum::<u32>();
+    let threshold = value(last(key(f32::NEG_INFINITY), key(largest), |t| count(value(t)) >= k));
+    x.iter_mut().for_each(|z| *z = if *z < threshold { f32::NEG_INFINITY } else { *z });
 }
 
+/// Σ of the masses from `least` on. Sums of integers below 2^53 are exact in f64 in any order.
 #[inline(always)]
-fn total(mass: &[f32]) -> u64 {
-    mass.iter().map(|m| *m as u64).sum()
-}
-
-/// Everything after the mass that crosses `p` of the total becomes 0.
-#[inline(always)]
-fn top_p(mass: &mut [f32], p: f32) {
-    let share = (f64::from(p) * 2f64.powi(32)).round_ties_even() as u128;
-    let need = (((share * u128::from(total(mass))) >> 32) as u64).max(1);
-    let (key, above) = crossing(mass, need, f32::to_bits, |m| m as u64);
-    let threshold = f32::from_bits(key);
-    let mut equals = (need - above).div_ceil((threshold as u64).max(1));
-    for m in mass {
-        if *m == threshold && equals > 0 {
-            equals -= 1;
-        } else if *m <= threshold {
-            *m = 0.0;
+fn total(mass: &[f32], least: f32) -> u64 {
+    let counted = |m: f32| f64::from(if m >= least { m } else { 0.0 });
+    let block = |block: &[f32]| {
+        let (groups, rest) = block.as_chunks::<WIDTH>();
+        let mut sums = [0f64; WIDTH];
+        for group in groups {
+            sums.iter_mut().zip(group).for_each(|(sum, m)| *sum += counted(*m));
         }
+        sums.iter().sum::<f64>() + rest.iter().map(|m| counted(*m)).sum::<f64>()
+    };
+    mass.chunks(4096).map(|b| block(b) as u64).sum()
+}
+
+/// Everything after the mass that crosses `p` of the total becomes 0. The threshold's exponent is found over the whole row, the
+/// rest of its bits over the masses of that exponent, which move to `spare` (as long as the row).
+#[inline(always)]
+fn top_p(mass: &mut [f32], spare: &mut [f32], p: f32) {
+    let share = (f64::from(p) * 2f64.powi(32)).round_ties_even() as u128;
+    let need = (((share * u128::from(total(mass, 0.0))) >> 32) as u64).max(1);
+    let exponent = |e: u32| f32::from_bits(e << 23);
+    let e = last(exponent_of(1.0), exponent_of(ONE), |e| total(mass, exponent(e)) >= need);
+    let (low, high) = (exponent(e), exponent(e + 1));
+    let (beyond, mut n) = (total(mass, high), 0);
+    for &m in mass.iter() {
+        spare[n] = m;
+        n += usize::from(m >= low && m < high);
     }
+    let from = |t: u32| beyond + total(&spare[..n], f32::from_bits(t));
+    let least = last(low.to_bits(), high.to_bits() - 1, |t| from(t) >= need);
+    let (least, above) = (f32::from_bits(least), from(least + 1));
+    mass.iter_mut().for_each(|m| *m = if *m < least { 0.0 } else { *m });
+    let equals = (need - above).div_ceil(least as u64) as usize;
+    mass.iter_mut().filter(|m| **m == least).skip(equals).for_each(|m| *m = 0.0);
+}
+
+#[inline(always)]
+fn exponent_of(x: f32) -> u32 {
+    x.to_bits() >> 23
 }
 
 /// `x` (values of one row, [`values`]) becomes the kept masses of its first `v`; `largest` is their maximum after scaling.
 #[inline(always)]
-fn masses<S: Lanes>(x: &mut [f32], v: usize, largest: f32, sampling: &Sampling) {
+fn masses<S: Lanes>(x: &mut [f32], spare: &mut [f32], v: usize, largest: f32, sampling: &Sampling) {
     if sampling.top_k > 0 && (sampling.top_k as usize) < v {
-        top_k(&mut x[..v], sampling.top_k);
+        top_k(&mut x[..v], sampling.top_k, largest);
     }
     let (largest, whole) = (S::splat(largest), S::splat((1 << 23) as f32));
     map::<S>(x, |z| {
@@ -123,17 +133,17 @@ fn masses<S: Lanes>(x: &mut [f32], v: usize, largest: f32, sampling: &Sampling) 
         S::select(S::lt(mass, whole), S::sub(S::add(mass, whole), whole), mass)
     });
     if sampling.top_p < 1.0 {
-        top_p(&mut x[..v], sampling.top_p);
+        top_p(&mut x[..v], spare, sampling.top_p);
     }
     if sampling.min_p > 0.0 {
         let threshold = (sampling.min_p * ONE).round_ties_even();
-        x[..v].iter_mut().filter(|m| **m < threshold).for_each(|m| *m = 0.0);
+        x[..v].iter_mut().for_each(|m| *m = if *m < threshold { 0.0 } else { *m });
     }
 }
 
 /// Fills `x` with the kept masses (greedy: the values) and returns the largest value; None if the row has no maximum.
 #[inline(always)]
-fn filter<S: Lanes>(x: &mut [f32], logits: &[f32], seen: &[u32], sampling: &Sampling) -> Option<f32> {
+fn filter<S: Lanes>(x: &mut [f32], spare: &mut [f32], logits: &[f32], seen: &[u32], sampling: &Sampling) -> Option<f32> {
     values::<S>(x, logits, seen, sampling);
     if sampling.temperature == 0.0 {
         return maximum::<S>(x);
@@ -141,26 +151,37 @@ fn filter<S: Lanes>(x: &mut [f32], logits: &[f32], seen: &[u32], sampling: &Samp
     let inverse = S::splat(1.0 / sampling.temperature);
     map::<S>(x, |z| S::mul(z, inverse));
     let largest = maximum::<S>(x)?;
-    masses::<S>(x, logits.len(), largest, sampling);
+    masses::<S>(x, spare, logits.len(), largest, sampling);
     Some(largest)
 }
-per_isa! { pub fn filter_on(x: &mut [f32], logits: &[f32], seen: &[u32], sampling: &Sampling) -> Option<f32> = filter }
-
-/// The first id whose cumulative mass exceeds the draw's share, and its log-probability.
-fn pick(mass: &[f32], draw: u64) -> (u32, f32) {
-    let kept = total(mass);
-    let r = ((u128::from(draw) * u128::from(kept)) >> 64) as u64;
-    let mut sum = 0;
-    let id = mass.iter().position(|m| {
-        sum += *m as u64;
-        sum > r
-    });
-    let id = id.unwrap_or(0);
-    (id as u32, (f64::from(mass[id]).ln() - (kept as f64).ln()) as f32)
+per_isa! {
+    pub fn filter_on(x: &mut [f32], spare: &mut [f32], logits: &[f32], seen: &[u32], sampling: &Sampling) -> Option<f32> = filter
 }
 
-/// Elements of scratch for rows of `v`.
-pub fn scratch(v: usize) -> usize {
+/// The first id whose cumulative mass exceeds the draw's share, and its log-probability.
+#[inline(always)]
+fn pick<S: Lanes>(mass: &[f32], draw: u64) -> (u32, f32) {
+    let kept = total(mass, 0.0);
+    let r = ((u128::from(draw) * u128::from(kept)) >> 64) as u64;
+    let (mut sum, mut first) = (0, 0);
+    for block in mass.chunks(256) {
+        let next = sum + total(block, 0.0);
+        if next > r {
+            break;
+        }
+        (sum, first) = (next, first + block.len());
+    }
+    let passes = |m: &f32| {
+        sum += *m as u64;
+        sum > r
+    };
+    let id = mass[first..].iter().position(passes).map_or(0, |i| first + i);
+    (id as u32, (f64::from(mass[id]).ln() - (kept as f64).ln()) as f32)
+}
+per_isa! { fn pick_on(mass: &[f32], draw: u64) -> (u32, f32) = pick }
+
+/// Elements that a row of `v` takes in whole lanes; `x` and `spare` of [`filter_on`] have as many.
+pub fn padded(v: usize) -> usize {
     v.next_multiple_of(WIDTH)
 }
 
@@ -176,17 +197,18 @@ pub fn forward(
 ) -> Option<usize> {
     let (b, bad) = (out.0.len(), AtomicUsize::new(usize::MAX));
     let (ids, logps) = (Shared::new(out.0), Shared::new(out.1));
-    pool.run(b, scratch(v), &|row, x| {
+    pool.run(b, 2 * padded(v), &|row, scratch| {
+        let (x, spare) = scratch.split_at_mut(padded(v));
         let part = row * v..(row + 1) * v;
         let seen = if seen.is_empty() { seen } else { &seen[part.clone()] };
         let draw = u64::from(draws[2 * row]) | u64::from(draws[2 * row + 1]) << 32;
-        let (id, logp) = match filter_on(pool.isa(), x, &logits[part], seen, sampling) {
+        let (id, logp) = match filter_on(pool.isa(), x, spare, &logits[part], seen, sampling) {
             None => {
                 bad.fetch_min(row, Ordering::Relaxed);
                 (0, f32::NAN)
             }
             Some(largest) if sampling.temperature == 0.0 => (x.iter().position(|z| *z == largest).unwrap_or(0) as u32, 0.0),
-            Some(_) => pick(&x[..v], draw),
+            Some(_) => pick_on(pool.isa(), &x[..v], draw),
         };
         // SAFETY: tasks have disjoint rows.
         unsafe { (ids.slice(row..row + 1).fill(id), logps.slice(row..row + 1).fill(logp)) };

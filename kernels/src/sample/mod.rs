@@ -11,9 +11,10 @@
 //! T = 0    the lowest id of the largest z, logp 0
 //! ```
 //! Each filter works on the mass left by the one before; the roundings of P and of the min-p threshold are half to even.
-//! Instead of a sort, top-k and top-p look for their threshold digit by digit (11, 11, 10 bits) in a histogram of the keys.
-//! logits: [B, V] f32, unchanged. draws: [B, 2] u32 (low, high). seen: [B, V] u32 or empty: bit 31 = in the prompt, the rest = count
-//! in the completion. ids: [B] u32 `=`. sampling_logps: [B] f32 `=`. Bytes: 4 BV to 8 BV. FLOPs: about 30 BV. order: law
+//! Instead of a sort, top-k and top-p bisect the bits of their threshold; every sum is one of integers, hence exact.
+//! logits: [B, V] f32, unchanged. draws: [B, 2] u32 (low, high). seen: [B, V] u32 or empty: bit 31 = in the prompt, the low 31
+//! bits = count in the completion. ids: `[B]` u32 `=`. sampling_logps: `[B]` f32 `=`. Bytes: 4 BV, with `seen` 8 BV. FLOPs: about
+//! 30 BV. order: law
 
 use runtime::{Error, Result, Stream, View, disjoint, ensure};
 

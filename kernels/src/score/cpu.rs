@@ -68,7 +68,11 @@ fn weight_columns<S: Lanes>(
         dw.iter_mut().zip(partial.iter()).for_each(|(dw, p)| *dw += p);
     }
 }
-per_isa! { fn weight_on(dw: &mut [f32], first: usize, c: usize, dout: &[f32], x: &[f32], rows: &[u32], examples: &[u32], partial: &mut [f32]) = weight_columns }
+per_isa! {
+    fn weight_on(
+        dw: &mut [f32], first: usize, c: usize, dout: &[f32], x: &[f32], rows: &[u32], examples: &[u32], partial: &mut [f32],
+    ) = weight_columns
+}
 
 pub fn backward_weight(pool: &Pool, dw: &mut [f32], dout: &[f32], x: &[f32], rows: &[u32], examples: &[u32]) {
     let c = dw.len();

@@ -5,8 +5,8 @@
 //! dx[r, c]    = Σ over m with rows[m] = r, in list order, of dout[m]·w[c]; product and sum round; +0 where no entry is
 //! dw[c]      += p,  p = fma(dout[m], x[rows[m], c], p)       entries of an example ascending from +0, examples in order (A7)
 //! ```
-//! x, dx: [N, C] f32. rows: [M] u32 into N. w, dw: [C] f32. out, dout: [M] f32. `=` everywhere but in dw. A bias is the caller's.
-//! Bytes: forward 4 MC, backward 4 NC + 4 MC, dw 4 MC. FLOPs: 2 MC each. order: law
+//! x, dx: [N, C] f32. rows: `[M]` u32 into N. w, dw: `[C]` f32. out, dout: `[M]` f32. `=` everywhere but in dw.
+//! A bias is the caller's. Bytes: forward 4 MC, backward 4 NC + 4 MC, dw 4 MC. FLOPs: 2 MC each. order: law
 
 use runtime::{Error, Result, Stream, View, disjoint, ensure};
 
@@ -25,7 +25,7 @@ fn within(room: &str, rows: &[u32], x: View<'_>, c: usize) -> Result<()> {
     }
 }
 
-/// out [M] of the listed rows of x [N, C].
+/// out `[M]` of the listed rows of x [N, C].
 pub fn forward(s: &Stream, out: View<'_>, x: View<'_>, rows: View<'_>, w: View<'_>) -> Result<()> {
     let pool = s.pool("score::forward")?;
     ensure!(out.len() == rows.len(), "score::forward: out has {} elements, wanted {}", out.len(), rows.len());
@@ -37,7 +37,7 @@ pub fn forward(s: &Stream, out: View<'_>, x: View<'_>, rows: View<'_>, w: View<'
     Ok(())
 }
 
-/// dx [N, C], every row of it, of dout [M].
+/// dx [N, C], every row of it, of dout `[M]`.
 pub fn backward(s: &Stream, dx: View<'_>, dout: View<'_>, rows: View<'_>, w: View<'_>) -> Result<()> {
     let pool = s.pool("score::backward")?;
     ensure!(dout.len() == rows.len(), "score::backward: dout has {} elements, wanted {}", dout.len(), rows.len());
@@ -49,7 +49,7 @@ pub fn backward(s: &Stream, dx: View<'_>, dout: View<'_>, rows: View<'_>, w: Vie
     Ok(())
 }
 
-/// dw [C] += one partial per example; `examples` is u32 [E, 2], the {start, end} of each example's entries.
+/// dw `[C]` += one partial per example; `examples` is u32 [E, 2], the {start, end} of each example's entries.
 pub fn backward_weight(s: &Stream, dw: View<'_>, dout: View<'_>, x: View<'_>, rows: View<'_>, examples: View<'_>) -> Result<()> {
     let pool = s.pool("score::backward_weight")?;
     ensure!(dout.len() == rows.len(), "score::backward_weight: dout has {} elements, wanted {}", dout.len(), rows.len());

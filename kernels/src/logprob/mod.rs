@@ -1,0 +1,199 @@
+//! From hidden rows to log-probabilities and back, without ever storing the logits.
+//!
+//! ```text
+//! z_v    = chain over c ascending of fma(x_c, W_vc); capped_v = cap·tanh(z_v/cap) or z_v; t_v = capped_v·inv_T
+//! s      = Σ_{v≠t} exp(t_v − t_t): tiles of 256 ids, each summed by A2, tile sums added ascending
+//! logp   = −log1p(s)                                                          logp [M] =
+//! if max t − t_t > 60:  Σ = Σ_v exp(t_v − max) in the same tiles, logp = (t_t − max) − log(Σ)
+//! p_v    = exp(t_v − t_t)/(1 + s), 1 − p_t = s/(1 + s);  second form p_v = exp(t_v − max)/Σ
+//! dz_v   = ((dlogp·(onehot − p_v))·inv_T)·(1 − q·q), q = capped_v/cap (no last factor without a cap)
+//! dx     = +0, then for every entry m in list order: dx[rows[m]] += chain over v ascending of fma(dz_v, W_vc)       dx [N, C] =
+//! dW_vc  = fma(dz_mv, x[rows[m], c], dW_vc) over the entries in list order     packed [⌈V/32⌉][C][32]                dhead +=
+//! ```
+//! Kept for backward, [M] each: t_t, the sum of the form that was taken, and that form's maximum, +inf for the first form (a second
+//! form with an infinite maximum has a sum that is not a number, and so has everything made from it).
+//!
+//! FLOPs: forward 2·M·C·V, backward 4·M·C·V, backward_weight 4·M·C·V. Bytes: the head once per task of up to 256 entries.
+//!
+//! order: law (A1, A2, A4, A6); forward and backward are split over entries, backward_weight over ids. [`of_logits`] gives the bits
+//! of [`forward`].
+
+mod cpu;
+#[cfg(test)]
+mod reference;
+mod softmax;
+#[cfg(test)]
+mod tests;
+
+use crate::linear::pack::Stock;
+use crate::panels::{Panels, packed_len};
+use runtime::{DType, Element, Result, Stream, View, disjoint, ensure};
+
+/// What [`forward`] leaves for the backward calls, [M] f32 each.
+#[derive(Clone, Copy, Debug)]
+pub struct Kept<'a> {
+    /// Logit of the target after cap and temperature.
+    pub z_target: View<'a>,
+    /// Σ exp over the other ids relative to the target; in the second form over all ids relative to the maximum.
+    pub sum: View<'a>,
+    /// +inf, or the maximum where the second form was taken.
+    pub max: View<'a>,
+}
+
+impl<'a> Kept<'a> {
+    fn views(self) -> [View<'a>; 3] {
+        [self.z_target, self.sum, self.max]
+    }
+}
+
+/// What happens to a logit before the softmax.
+#[derive(Clone, Copy, Debug)]
+pub struct Scaling {
+    /// cap·tanh(z/cap); 0 = off.
+    pub softcap: f32,
+    /// f32(1/T)
+    pub inv_temperature: f32,
+}
+
+/// Dtype and length of an operand.
+fn check<T: Element>(room: &str, name: &str, view: View<'_>, len: usize) -> Result<()> {
+    ensure!(view.dtype() == T::DTYPE, "{room}: {name}: wanted {}, got {}", T::DTYPE, view.dtype());
+    ensure!(view.len() == len, "{room}: {name}: wanted {len} elements, got {}", view.len());
+    Ok(())
+}
+
+/// Every index below `limit`.
+fn below<'a>(room: &str, name: &str, view: View<'a>, limit: usize) -> Result<&'a [u32]> {
+    // SAFETY: the device is the CPU (callers asked for the pool); indices are inputs, and outputs are f32.
+    let list = unsafe { view.host::<u32>()? };
+    for (i, &value) in list.iter().enumerate() {
+        ensure!((value as usize) < limit, "{room}: {name}[{i}] = {value}, wanted below {limit}");
+    }
+    Ok(list)
+}
+
+/// Entries and rows of checked operands.
+struct Entries<'a> {
+    rows: &'a [u32],
+    targets: &'a [u32],
+    m: usize,
+}
+
+/// Shapes shared by the three calls: x [N, C], rows and targets [M], head [V, C].
+fn entries<'a>(room: &str, x: View<'_>, rows: View<'a>, targets: View<'a>, head: Panels<'_>, sc: Scaling) -> Result<Entries<'a>> {
+    let Panels { data, n: v, k: c } = head;
+    Panels::new(data, v, c)?;
+    ensure!(v > 0 && c > 0, "{room}: head [{v}, {c}] is empty");
+    ensure!(x.dtype() == DType::F32 && x.len().is_multiple_of(c), "{room}: x: {} {} are no rows of {c} f32", x.len(), x.dtype());
+    ensure!(sc.softcap >= 0.0, "{room}: softcap {}, wanted 0 or more", sc.softcap);
+    check::<u32>(room, "targets", targets, rows.len())?;
+    let m = rows.len();
+    Ok(Entries { rows: below(room, "rows", rows, x.len() / c)?, targets: below(room, "targets", targets, v)?, m })
+}
+
+/// logp [M] = of the targets [M] (ids below V) after hidden rows `rows` [M] of x [N, C], and `kept` = for the backward calls.
+pub fn forward(
+    s: &Stream,
+    logp: View<'_>,
+    kept: Kept<'_>,
+    x: View<'_>,
+    rows: View<'_>,
+    targets: View<'_>,
+    head: Panels<'_>,
+    scaling: Scaling,
+) -> Result<()> {
+    let room = "logprob::forward";
+    let pool = s.pool(room)?;
+    let entries = entries(room, x, rows, targets, head, scaling)?;
+    let [z_target, sum, max] = kept.views();
+    for (name, view) in [("logp", logp), ("kept.z_target", z_target), ("kept.sum", sum), ("kept.max", max)] {
+        check::<f32>(room, name, view, entries.m)?;
+    }
+    disjoint(room, &[logp, z_target, sum, max], &[x, rows, targets, head.data])?;
+    // SAFETY: the device is the CPU; `disjoint` keeps the outputs away from everything else.
+    unsafe {
+        let out = cpu::Outputs { logp: logp.host_mut()?, z: z_target.host_mut()?, sum: sum.host_mut()?, max: max.host_mut()? };
+        let head = cpu::Head { stock: Stock::new(head)?, v: head.n, c: head.k };
+        cpu::forward(pool, out, x.host()?, entries.rows, entries.targets, &head, scaling);
+    }
+    Ok(())
+}
+
+/// dx [N, C] = from dlogp [M]; rows that no entry names become 0.
+pub fn backward(
+    s: &Stream,
+    dx: View<'_>,
+    dlogp: View<'_>,
+    kept: Kept<'_>,
+    x: View<'_>,
+    rows: View<'_>,
+    targets: View<'_>,
+    head: Panels<'_>,
+    scaling: Scaling,
+) -> Result<()> {
+    let room = "logprob::backward";
+    let pool = s.pool(room)?;
+    let entries = entries(room, x, rows, targets, head, scaling)?;
+    let [z_target, sum, max] = kept.views();
+    check::<f32>(room, "dx", dx, x.len())?;
+    for (name, view) in [("dlogp", dlogp), ("kept.z_target", z_target), ("kept.sum", sum), ("kept.max", max)] {
+        check::<f32>(room, name, view, entries.m)?;
+    }
+    disjoint(room, &[dx], &[dlogp, z_target, sum, max, x, rows, targets, head.data])?;
+    // SAFETY: the device is the CPU; `disjoint` keeps dx away from everything else.
+    unsafe {
+        let back = cpu::Back { dlogp: dlogp.host()?, z: z_target.host()?, sum: sum.host()?, max: max.host()? };
+        let head = cpu::Head { stock: Stock::new(head)?, v: head.n, c: head.k };
+        cpu::backward(pool, dx.host_mut()?, back, x.host()?, entries.rows, entries.targets, &head, scaling);
+    }
+    Ok(())
+}
+
+/// dhead (packed as the head, f32) += from dlogp [M]: the chain goes on from what is there.
+pub fn backward_weight(
+    s: &Stream,
+    dhead: View<'_>,
+    dlogp: View<'_>,
+    kept: Kept<'_>,
+    x: View<'_>,
+    rows: View<'_>,
+    targets: View<'_>,
+    head: Panels<'_>,
+    scaling: Scaling,
+) -> Result<()> {
+    let room = "logprob::backward_weight";
+    let pool = s.pool(room)?;
+    let entries = entries(room, x, rows, targets, head, scaling)?;
+    let [z_target, sum, max] = kept.views();
+    check::<f32>(room, "dhead", dhead, packed_len(head.n, head.k))?;
+    for (name, view) in [("dlogp", dlogp), ("kept.z_target", z_target), ("kept.sum", sum), ("kept.max", max)] {
+        check::<f32>(room, name, view, entries.m)?;
+    }
+    disjoint(room, &[dhead], &[dlogp, z_target, sum, max, x, rows, targets, head.data])?;
+    // SAFETY: the device is the CPU; `disjoint` keeps dhead away from everything else.
+    unsafe {
+        let back = cpu::Back { dlogp: dlogp.host()?, z: z_target.host()?, sum: sum.host()?, max: max.host()? };
+        let head = cpu::Head { stock: Stock::new(head)?, v: head.n, c: head.k };
+        cpu::backward_weight(pool, dhead.host_mut()?, back, x.host()?, entries.rows, entries.targets, &head, scaling);
+    }
+    Ok(())
+}
+
+/// logp [B] = of `ids` [B] under stored logits [B, V] (z as [`crate::linear::forward`] writes it: before cap and temperature).
+pub fn of_logits(s: &Stream, logp: View<'_>, logits: View<'_>, ids: View<'_>, scaling: Scaling) -> Result<()> {
+    let room = "logprob::of_logits";
+    let pool = s.pool(room)?;
+    let b = ids.len();
+    check::<f32>(room, "logp", logp, b)?;
+    if b == 0 {
+        return check::<f32>(room, "logits", logits, 0);
+    }
+    let v = logits.len() / b;
+    check::<f32>(room, "logits", logits, b * v)?;
+    ensure!(scaling.softcap >= 0.0, "{room}: softcap {}, wanted 0 or more", scaling.softcap);
+    let list = below(room, "ids", ids, v)?;
+    disjoint(room, &[logp], &[logits, ids])?;
+    // SAFETY: the device is the CPU; `disjoint` keeps logp away from the rest.
+    unsafe { cpu::of_logits(pool, logp.host_mut()?, logits.host()?, list, v, scaling) };
+    Ok(())
+}

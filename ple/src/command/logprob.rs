@@ -1,0 +1,93 @@
+//! `ple logprob`: per-token log-probabilities of given completions, one line out per line in, in the same order.
+
+use super::required;
+use crate::config::Config;
+use crate::data::{Lines, Row, Tokens, sft};
+use crate::method::Example;
+use crate::open::Opened;
+use crate::{Error, Result, logprob, pack};
+use model::Keep;
+use runtime::host;
+use serde_json::{Map, Value, json};
+
+/// Runs the command. A row with `prompt_ids` and `ids` is used as it is; otherwise `prompt` and `completion` (or `text`) are
+/// tokenised, without an end token being added. The row comes back with `logps`, and with the ids if it had none.
+pub fn run(c: &Config) -> Result<()> {
+    let opened = Opened::for_scoring(c)?;
+    let (rows, examples) = read(c, &opened)?;
+    let budget = pack::longest(&examples).max(c.max_tokens_per_micro_batch as usize);
+    if c.dry_run {
+        println!("{} rows; {} bytes of activations", rows.len(), opened.model()?.plan(pack::limits(budget), Keep::Nothing));
+        return Ok(());
+    }
+    let mut acts = opened.model()?.acts(&opened.stream, pack::limits(budget), Keep::Nothing, None)?;
+    let all = logprob::score(&opened.stream, opened.model()?, &mut acts, opened.policy, &examples.iter().collect::<Vec<_>>())?;
+    let (mut tokens, mut sum) = (0, 0.0);
+    host::write_file(required(&c.output_file, "output_file")?, |out| {
+        for (mut row, logps) in rows.into_iter().zip(&all) {
+            tokens += logps.len();
+            sum += logps.iter().map(|l| *l as f64).sum::<f64>();
+            row.insert("logps".into(), exact(logps));
+            writeln!(out, "{}", Value::Object(row))?;
+        }
+        Ok(())
+    })?;
+    if !c.quiet {
+        println!("{} rows, {tokens} tokens, mean log-probability {:.6}", all.len(), sum / tokens.max(1) as f64);
+    }
+    Ok(())
+}
+
+/// f32 values so that reading them as f64 and rounding gives the same bits.
+pub fn exact(values: &[f32]) -> Value {
+    Value::Array(values.iter().map(|v| crate::log::number(*v as f64)).collect())
+}
+
+fn read(c: &Config, opened: &Opened) -> Result<(Vec<Map<String, Value>>, Vec<Example>)> {
+    let (mut rows, mut examples) = (Vec::new(), Vec::new());
+    let mut lines = Lines::open(required(&c.dataset_name, "dataset_name")?)?;
+    while let Some(line) = lines.next().transpose()? {
+        let invalid = |text: String| lines.error(line.line, text);
+        let mut fields = line.fields.clone();
+        let given = (ids(&fields, "prompt_ids", &invalid)?, ids(&fields, "ids", &invalid)?);
+        let (prompt, ids) = match given {
+            (prompt, Some(ids)) => (prompt.unwrap_or_default(), ids),
+            (Some(_), None) => return Err(invalid("field ids: wanted a list of ids beside prompt_ids, got none".into())),
+            (None, None) => tokenise(&lines, &line, &opened.tokenizer, &invalid)?,
+        };
+        let (vocabulary, most) = (opened.model()?.config.vocab_size, opened.model()?.positions());
+        if ids.is_empty() || (prompt.is_empty() && ids.len() < 2) {
+            return Err(invalid(format!("wanted at least one token to score after another, got {} after {}", ids.len(), prompt.len())));
+        }
+        if let Some(id) = prompt.iter().chain(&ids).find(|id| **id as usize >= vocabulary) {
+            return Err(invalid(format!("wanted ids below the vocabulary's {vocabulary}, got {id}")));
+        }
+        if prompt.len() + ids.len() > most + 1 {
+            return Err(invalid(format!("wanted at most {most} positions, got {}", prompt.len() + ids.len())));
+        }
+        fields.insert("prompt_ids".into(), json!(prompt));
+        fields.insert("ids".into(), json!(ids));
+        rows.push(fields);
+        examples.push(Example { row: line.row, prompt, answers: vec![ids], ..Example::default() });
+    }
+    if rows.is_empty() {
+        return Err(Error::file(required(&c.dataset_name, "dataset_name")?, "wanted at least one row, got none"));
+    }
+    Ok((rows, examples))
+}
+
+fn tokenise(lines: &Lines, line: &crate::data::jsonl::Line, tokens: &dyn Tokens, invalid: &dyn Fn(String) -> Error) -> Result<(Vec<u32>, Vec<u32>)> {
+    match Row::read(lines, line)? {
+        Row::Answered { prompt, completion } => sft::pair(tokens, &prompt, &completion),
+        Row::Text(text) => Ok((Vec::new(), tokens.encode(&text, true)?)),
+        Row::Prompt(_) | Row::Dialogue { .. } => Err(invalid("wanted prompt and completion, text, or prompt_ids and ids".into())),
+    }
+}
+
+/// A list of ids, if the field is there.
+fn ids(fields: &Map<String, Value>, name: &str, invalid: &dyn Fn(String) -> Error) -> Result<Option<Vec<u32>>> {
+    let Some(value) = fields.get(name) else { return Ok(None) };
+    let id = |v: &Value| v.as_u64().and_then(|id| u32::try_from(id).ok());
+    let ids = value.as_array().and_then(|list| list.iter().map(id).collect::<Option<Vec<u32>>>());
+    ids.map(Some).ok_or_else(|| invalid(format!("field {name}: wanted a list of ids, got something else")))
+}

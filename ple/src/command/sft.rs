@@ -1,0 +1,148 @@
+//! `ple sft`: supervised fine-tuning of an adapter or of every weight.
+
+use super::{data_line, required, start};
+use crate::config::Config;
+use crate::data::{self, order};
+use crate::log::{Log, number};
+use crate::method::{Example, Method, sft::Sft};
+use crate::open::Opened;
+use crate::trainer::{Step, Trainer, Workspace};
+use crate::{Result, checkpoint, logprob, pack};
+use runtime::Arena;
+use serde_json::{Map, json};
+use std::path::Path;
+use std::time::Instant;
+
+/// Rows to train on and rows held out, as examples.
+pub struct Rows {
+    /// Trained.
+    pub train: Vec<Example>,
+    /// Held out; empty if none were given.
+    pub eval: Vec<Example>,
+}
+
+impl Rows {
+    /// Reads and tokenises `path`, and the held-out file of the settings.
+    pub fn read(c: &Config, opened: &Opened, path: &Path, eval: Option<&Path>, tell: &mut dyn FnMut(String)) -> Result<Rows> {
+        let longest = (c.max_length as usize).min(opened.model()?.positions());
+        let mut of = |path: &Path| -> Result<Vec<Example>> {
+            let (groups, dropped) = data::groups(path, &opened.tokenizer, longest, c.completion_only_loss)?;
+            let (examples, _) = Sft.label(0, groups)?;
+            tell(data_line(&path.display().to_string(), examples.len(), &dropped));
+            Ok(examples)
+        };
+        Ok(Rows { train: of(path)?, eval: eval.map(of).transpose()?.unwrap_or_default() })
+    }
+
+    /// Tokens that a micro-batch must hold.
+    pub fn budget(&self, c: &Config) -> usize {
+        pack::longest(self.train.iter().chain(&self.eval)).max(c.max_tokens_per_micro_batch as usize)
+    }
+
+    /// Optimizer steps of the settings over these rows.
+    pub fn steps(&self, c: &Config) -> u64 {
+        let per_epoch = self.train.len().div_ceil(c.batch_size()) as u64;
+        let steps = (c.num_train_epochs * per_epoch as f64).ceil() as u64;
+        if c.max_steps > 0 && (c.max_steps as u64) < steps { c.max_steps as u64 } else { steps }
+    }
+}
+
+/// Runs the command.
+pub fn run(c: &Config) -> Result<()> {
+    let mut opened = Opened::for_training(c)?;
+    let mut said = Vec::new();
+    let path = required(&c.dataset_name, "dataset_name")?;
+    let rows = Rows::read(c, &opened, path, c.eval_dataset_name.as_deref(), &mut |line| said.push(line))?;
+    let steps = rows.steps(c);
+    let optimizer = super::optimizer(c, &opened, steps)?;
+    let mut trainer = super::trainer(&mut opened, optimizer)?;
+    let limits = pack::limits(rows.budget(c));
+    if c.dry_run {
+        println!("{steps} steps; {} bytes of activations", trainer.model.plan(limits, model::Keep::Backward));
+        return Ok(());
+    }
+    let mut log = start(c, &opened, &trainer)?;
+    said.iter().for_each(|line| log.say(line));
+    let mut w = Workspace::new(&trainer.stream, &trainer.model, limits, None::<Arena>)?;
+    let folder = required(&c.output_dir, "output_dir")?;
+    let mut save = |trainer: &Trainer, step: u64| -> Result<()> {
+        let target = if step == steps { folder.to_path_buf() } else { folder.join(format!("checkpoint-{step}")) };
+        checkpoint::save(&trainer.stream, &trainer.model, opened.tune, &opened.folder, &target)
+    };
+    stage(c, &mut trainer, &mut w, &rows, steps, &mut log, &mut save)
+}
+
+/// Trains `steps` steps over shuffled rows, evaluating and saving as the settings say.
+pub fn stage(
+    c: &Config,
+    trainer: &mut Trainer,
+    w: &mut Workspace,
+    rows: &Rows,
+    steps: u64,
+    log: &mut Log,
+    save: &mut dyn FnMut(&Trainer, u64) -> Result<()>,
+) -> Result<()> {
+    let (start, n) = (Instant::now(), rows.train.len());
+    evaluate(trainer, w, rows, 0, log)?;
+    let (mut done, mut epoch, mut tokens) = (0, 0, 0);
+    while done < steps {
+        let order = data::shuffle(n as u32, c.seed, epoch, order::ROWS, kernels::sample::philox);
+        for chunk in order.chunks(c.batch_size()).take((steps - done) as usize) {
+            let examples: Vec<&Example> = chunk.iter().map(|&i| &rows.train[i as usize]).collect();
+            let step = trainer.step(w, &Sft, &examples)?;
+            (done, tokens) = (done + 1, tokens + step.tokens);
+            if done % u64::from(c.logging_steps) == 0 || done == 1 || done == steps {
+                let at = epoch as f64 + ((done - 1) as f64 * c.batch_size() as f64 % n as f64 + chunk.len() as f64) / n as f64;
+                tell(log, &step, done, steps, at.min(epoch as f64 + 1.0), tokens, start)?;
+            }
+            if c.eval_steps > 0 && done % u64::from(c.eval_steps) == 0 && done < steps {
+                evaluate(trainer, w, rows, done, log)?;
+            }
+            if done == steps || (c.save_steps > 0 && done % u64::from(c.save_steps) == 0) {
+                save(trainer, done)?;
+            }
+        }
+        epoch += 1;
+    }
+    evaluate(trainer, w, rows, done, log)
+}
+
+fn tell(log: &mut Log, step: &Step, done: u64, steps: u64, epoch: f64, tokens: usize, start: Instant) -> Result<()> {
+    let mut row = Map::new();
+    let speed = tokens as f64 / start.elapsed().as_secs_f64();
+    for (key, value) in [
+        ("loss", step.loss),
+        ("grad_norm", step.grad_norm),
+        ("learning_rate", step.learning_rate),
+        ("epoch", epoch),
+        ("step_time", step.seconds),
+        ("tok_s/train", step.tokens as f64 / step.seconds),
+    ] {
+        row.insert(key.into(), number(value));
+    }
+    row.insert("step".into(), json!(done));
+    row.insert("num_tokens".into(), json!(tokens));
+    step.metrics.iter().for_each(|(name, value)| drop(row.insert((*name).into(), number(*value))));
+    let left = (steps - done) as f64 * start.elapsed().as_secs_f64() / done as f64;
+    let text = format!(
+        "step  {done}/{steps} epoch {epoch:.2} loss {:.4} grad {:.3} lr {:.2e} {speed:.0} tok/s, {left:.0} s left",
+        step.loss, step.grad_norm, step.learning_rate
+    );
+    log.row(row, &text)
+}
+
+/// Held-out loss, where there are held-out rows.
+fn evaluate(trainer: &Trainer, w: &mut Workspace, rows: &Rows, step: u64, log: &mut Log) -> Result<()> {
+    if rows.eval.is_empty() {
+        return Ok(());
+    }
+    let examples: Vec<&Example> = rows.eval.iter().collect();
+    let (loss, tokens) = logprob::mean_loss(&trainer.stream, &trainer.model, &mut w.acts, trainer.policy, &examples)?;
+    let mut row = Map::new();
+    row.insert("step".into(), json!(step));
+    row.insert("eval_loss".into(), number(loss));
+    row.insert("eval_perplexity".into(), number(loss.exp()));
+    row.insert("eval_tokens".into(), json!(tokens));
+    log.row(row, &format!("eval  step {step} loss {loss:.4} perplexity {:.3}", loss.exp()))
+}
+
