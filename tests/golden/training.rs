@@ -115,8 +115,22 @@ fn unpacked(packed: &[f32], n: usize, k: usize) -> Vec<f32> {
     (0..n * k).map(|i| packed[panels::index(i / k, i % k, k)]).collect()
 }
 
-/// d sft_loss / d weight of every base tensor. The goldens give no tolerance of their own: it is the manifest's rule without a
-/// measured noise, 2e-6 of the family's largest magnitude.
+/// The tolerance of `full_grads`, which case.json does not name: the manifest's rule, with the noise that the case measured on the
+/// other gradients of the same loss, both as shares of the family's largest magnitude.
+fn full_atol(case: &Lm) -> Result<f64> {
+    let mut unit: f64 = 0.0;
+    for name in case.golden.under("full_grads/") {
+        unit = unit.max(case.golden.unit(&format!("full_grads/{name}"))?);
+    }
+    let measured = &case.json["tolerances"]["grad/sft"];
+    let share = match measured["noise"].as_f64() {
+        Some(noise) => 8.0 * noise / number(&measured["max_abs"], "case.json: tolerances.grad/sft.max_abs")?,
+        None => 0.0,
+    };
+    Ok(unit.max(unit / 2e-6 * share))
+}
+
+/// d sft_loss / d weight of every base tensor.
 pub fn full_gradients(case: &mut Lm, sft: &Rows) -> Result<()> {
     let model = match case.model.config.dtype {
         Some(DType::F32) => None,
@@ -126,10 +140,7 @@ pub fn full_gradients(case: &mut Lm, sft: &Rows) -> Result<()> {
     let mut grads = model.grads(&case.s, Tune::Full)?;
     let b = pass::batch(&sft.examples())?;
     pass::backward(&case.s, model, &b, Tune::Full, &mut grads, |out| vec![-1.0 / out.len() as f32; out.len()])?;
-    let mut atol: f64 = 0.0;
-    for name in case.golden.under("full_grads/") {
-        atol = atol.max(case.golden.unit(&format!("full_grads/{name}"))?);
-    }
+    let atol = full_atol(case)?;
     for tensor in grads.tensors() {
         let [n, k] = tensor.shape;
         let stored = grads.of(&case.s, tensor)?;
