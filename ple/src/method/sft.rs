@@ -21,7 +21,7 @@ impl Method for Sft {
     fn label(&mut self, _: u32, groups: Vec<Group>) -> Result<(Vec<Example>, Metrics)> {
         let example = |group: Group| {
             let answers = group.sides.into_iter().flatten().map(|answer| answer.ids).collect();
-            Example { row: group.row, prompt: group.prompt, answers, weights: Vec::new(), tag: 0 }
+            Example { row: group.row, prompt: group.prompt, answers, ..Example::default() }
         };
         Ok((groups.into_iter().map(example).collect(), Vec::new()))
     }
