@@ -14,8 +14,20 @@ fn limits(prompts: &[Vec<u32>], new: usize) -> CacheLimits {
     CacheLimits { pages: batch * positions.div_ceil(64), prefill_tokens: tokens, batch, positions }
 }
 
-fn run(s: &Stream, model: &Transformer, prompts: &[Vec<u32>], new: usize, stop: &[u32], adapter: Adapter) -> Result<Vec<Finished>> {
-    let settings = Settings { sampling: Sampling { temperature: 0.0, ..Default::default() }, stop: stop.to_vec(), max_new_tokens: new, seed: 0 };
+fn run(
+    s: &Stream,
+    model: &Transformer,
+    prompts: &[Vec<u32>],
+    new: usize,
+    stop: &[u32],
+    adapter: Adapter,
+) -> Result<Vec<Finished>> {
+    let settings = Settings {
+        sampling: Sampling { temperature: 0.0, ..Default::default() },
+        stop: stop.to_vec(),
+        max_new_tokens: new,
+        seed: 0,
+    };
     let requests: Vec<Request> = prompts
         .iter()
         .enumerate()
@@ -26,7 +38,14 @@ fn run(s: &Stream, model: &Transformer, prompts: &[Vec<u32>], new: usize, stop: 
 }
 
 /// The most likely continuation of each prompt.
-pub fn greedy(s: &Stream, model: &Transformer, prompts: &[Vec<u32>], new: usize, stop: &[u32], adapter: Adapter) -> Result<Vec<Vec<u32>>> {
+pub fn greedy(
+    s: &Stream,
+    model: &Transformer,
+    prompts: &[Vec<u32>],
+    new: usize,
+    stop: &[u32],
+    adapter: Adapter,
+) -> Result<Vec<Vec<u32>>> {
     Ok(run(s, model, prompts, new, stop, adapter)?.into_iter().map(|f| f.ids).collect())
 }
 

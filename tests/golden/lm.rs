@@ -4,8 +4,8 @@ use super::{Case, decoding, json, losses, number, tokens, training};
 use anyhow::{Context, Result, ensure};
 use model::adapter::Adapter as HostAdapter;
 use model::{Adapter, Lora, Parent, Transformer};
-use ple_tests::tensors::Golden;
 use ple_tests::pass::{self, Example};
+use ple_tests::tensors::Golden;
 use runtime::{DType, Isa, Stream};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -92,7 +92,10 @@ impl Lm {
             batch.segment(text, Parent::Root, 0);
         });
         let mask = |from: &dyn Fn(usize) -> usize| -> Vec<u32> {
-            (0..texts.len()).flat_map(|i| (0..width).map(move |t| (i, t))).map(|(i, t)| (from(i)..lens[i]).contains(&t) as u32).collect()
+            (0..texts.len())
+                .flat_map(|i| (0..width).map(move |t| (i, t)))
+                .map(|(i, t)| (from(i)..lens[i]).contains(&t) as u32)
+                .collect()
         };
         g.same(&name("attention_mask"), &mask(&|_| 0))?;
         g.same(&name("completion_mask"), &mask(&|i| prompts[i]))?;

@@ -3,17 +3,19 @@
 use super::{Case, json, number};
 use anyhow::{Context, Result, ensure};
 use model::{Adapter, Batch, Head, Keep, Parent, Transformer};
-use ple_tests::tensors::Golden;
 use ple_tests::pass;
+use ple_tests::tensors::Golden;
 use runtime::{Isa, Stream};
 
 /// Compares a whole case.
 pub fn run(case: &Case, public: bool) -> Result<bool> {
     let mut golden = Golden::open(&case.path.join("golden.safetensors"))?;
-    let atol = number(&json(&case.path.join("case.json"))?["tolerances"]["logits"]["suggested_atol"], "case.json: tolerances.logits")?;
+    let atol =
+        number(&json(&case.path.join("case.json"))?["tolerances"]["logits"]["suggested_atol"], "case.json: tolerances.logits")?;
     let (padded, mask) = (golden.input_ids("input_ids")?, golden.ids("attention_mask")?);
     let width = *golden.shape("input_ids")?.last().context("input_ids without a shape")?;
-    let kept = |(ids, mask): (&[u32], &[u32])| ids.iter().zip(mask).filter(|(_, m)| **m == 1).map(|(id, _)| *id).collect::<Vec<u32>>();
+    let kept =
+        |(ids, mask): (&[u32], &[u32])| ids.iter().zip(mask).filter(|(_, m)| **m == 1).map(|(id, _)| *id).collect::<Vec<u32>>();
     let texts: Vec<Vec<u32>> = padded.chunks(width).zip(mask.chunks(width)).map(kept).collect();
     ensure!(texts.iter().all(|t| !t.is_empty()), "a text of no tokens");
     golden.same("lens", &texts.iter().map(|t| t.len() as u32).collect::<Vec<_>>())?;

@@ -7,8 +7,8 @@ use anyhow::{Context, Result, ensure};
 use model::adapter::Adapter as HostAdapter;
 use model::{Adapter, Keep, Lora, Tokenizer, Transformer};
 use ple_tests::data::{say, shared};
-use ple_tests::tensors::Golden;
 use ple_tests::pass;
+use ple_tests::tensors::Golden;
 use runtime::{Isa, Stream};
 use std::path::Path;
 

@@ -19,7 +19,11 @@ pub fn compare(case: &Lm) -> Result<()> {
     for probe in probes {
         let given = text(probe, "text")?;
         let with = ids(&probe["ids"], "ids")?;
-        ensure!(tokenizer.encode(given, true)? == with, "ids of {given:?}: {:?}, wanted {with:?}", tokenizer.encode(given, true)?);
+        ensure!(
+            tokenizer.encode(given, true)? == with,
+            "ids of {given:?}: {:?}, wanted {with:?}",
+            tokenizer.encode(given, true)?
+        );
         let without = ids(&probe["ids_no_special"], "ids_no_special")?;
         ensure!(tokenizer.encode(given, false)? == without, "ids without special of {given:?}");
         ensure!(tokenizer.decode(&without, false)? == text(probe, "decoded")?, "text of the ids of {given:?}");

@@ -40,7 +40,8 @@ impl Run<'_> {
         let (s, hyper) = (&self.case.s, &self.case.json["adamw"]);
         let betas = numbers(&hyper["betas"], "case.json: adamw.betas")?;
         self.grads.zero()?;
-        let out = pass::backward(s, &self.model, b, Tune::Lora(0), &mut self.grads, |out| vec![-1.0 / out.len() as f32; out.len()])?;
+        let out =
+            pass::backward(s, &self.model, b, Tune::Lora(0), &mut self.grads, |out| vec![-1.0 / out.len() as f32; out.len()])?;
         let g = self.grads.flat();
         let norm = adamw::grad_norm(s, g, &self.grads.ranges())?;
         let params = adamw::Params {

@@ -1,11 +1,11 @@
 //! Log-probabilities of given ids: alone, in a batch of 64, packed in any order, prompts shared or not, segments cut anywhere.
 
 use super::{Setup, examples, is_portable, reference, setups};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use model::{Adapter, Batch, Keep, Parent, Span, Transformer};
 use ple_tests::data::{say, shared};
-use ple_tests::tensors::same_bits;
 use ple_tests::pass::{self, Example};
+use ple_tests::tensors::same_bits;
 use ple_tests::tiny::{self, Random};
 use runtime::{DType, Stream};
 use std::path::Path;
@@ -64,6 +64,7 @@ impl Scorer {
 }
 
 fn same(what: &str, a: &Scores, b: &Scores) -> Result<()> {
+    ensure!(a.concat().concat().iter().all(|l| l.is_finite() && *l <= 0.0), "{what}: a log-probability is none");
     same_bits(what, &a.concat().concat(), &b.concat().concat())
 }
 
@@ -172,7 +173,7 @@ fn a_fresh_model_is_named_by_its_seed() -> Result<()> {
     let (one, two, other) = (logits(1, 42)?, logits(2, 42)?, logits(1, 43)?);
     same_bits("the same seed", &one, &two)?;
     let spread = one.iter().map(|z| z.abs()).fold(0.0, f32::max);
-    anyhow::ensure!(spread > 0.0 && spread < 1.0 && one != other, "fresh logits reach {spread}");
+    ensure!(spread > 0.0 && spread < 1.0 && one != other, "fresh logits reach {spread}");
     say(&format!("  tests ran on {}", Stream::open("cpu", None).context("cpu")?.backend().info().name));
     Ok(())
 }

@@ -126,9 +126,15 @@ fn a_steady_step_allocates_next_to_nothing() -> Result<()> {
     let folder = tiny::folder(true, DType::F32)?;
     for tune in [Tune::Lora(0), Tune::Full] {
         let (device, host) = steps(tune, folder.path())?;
-        ple_tests::data::say(&format!("  steady step, {tune:?}: {device} device, {} host allocations, largest {} bytes", host.calls, host.largest));
+        ple_tests::data::say(&format!(
+            "  steady step, {tune:?}: {device} device, {} host allocations, largest {} bytes",
+            host.calls, host.largest
+        ));
         ensure!(device == 0, "{tune:?}: {device} device allocations in a steady step");
-        ensure!(host.calls <= 64 && host.largest <= 4096, "{tune:?}: {host:?} on the host in a steady step, wanted at most 64 small ones");
+        ensure!(
+            host.calls <= 64 && host.largest <= 4096,
+            "{tune:?}: {host:?} on the host in a steady step, wanted at most 64 small ones"
+        );
     }
     Ok(())
 }

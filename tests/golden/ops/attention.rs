@@ -4,8 +4,8 @@ use super::super::number;
 use super::Op;
 use anyhow::{Context, Result};
 use kernels::attention::{self, Heads, Params};
-use kernels::kv_store::{self, PAGE, Pages};
 use kernels::decode_attention;
+use kernels::kv_store::{self, PAGE, Pages};
 use runtime::Buffer;
 
 fn settings(op: &Op) -> Result<(Heads, Params)> {
@@ -28,7 +28,8 @@ fn side_by_side(heads: Heads, q: &[f32], k: &[f32], v: &[f32]) -> Vec<f32> {
 /// The columns of q, k and v of side-by-side rows.
 fn apart(heads: Heads, rows: &[f32]) -> [Vec<f32>; 3] {
     let (q, k) = (heads.h * heads.d, heads.k * heads.d);
-    [0..q, q..q + k, q + k..q + 2 * k].map(|part| rows.chunks(heads.stride()).flat_map(|row| row[part.clone()].to_vec()).collect())
+    [0..q, q..q + k, q + k..q + 2 * k]
+        .map(|part| rows.chunks(heads.stride()).flat_map(|row| row[part.clone()].to_vec()).collect())
 }
 
 /// A forest of rows on the device with everything that forward leaves.
@@ -101,7 +102,8 @@ pub fn shared_prefix(op: &mut Op) -> Result<()> {
         let a = Attended::forward(op, &qkv, &segments, heads, params)?;
         let (out, lse, [dq, dk, dv]) = (a.out.to_vec()?, a.lse()?, apart(heads, &a.backward(op, &dout, heads, params)?));
         for (part, segment) in ["p", "a", "b"].iter().zip(segments.chunks(4)) {
-            let rows = |all: &[f32], width: usize| all[segment[0] as usize * width..(segment[0] + segment[1]) as usize * width].to_vec();
+            let rows =
+                |all: &[f32], width: usize| all[segment[0] as usize * width..(segment[0] + segment[1]) as usize * width].to_vec();
             for (name, all, width) in
                 [("out_", &out, h * d), ("lse_", &lse, h), ("dq", &dq, h * d), ("dk", &dk, heads.k * d), ("dv", &dv, heads.k * d)]
             {
@@ -135,7 +137,9 @@ pub fn decode(op: &mut Op) -> Result<()> {
     }
     let qkv = side_by_side(heads, &all, &k, &v);
     let a = Attended::forward(op, &qkv, &roots(&keys), heads, params)?;
-    let pick = |all: Vec<f32>, width: usize| asks.iter().flat_map(|(row, _)| all[row * width..(row + 1) * width].to_vec()).collect::<Vec<_>>();
+    let pick = |all: Vec<f32>, width: usize| {
+        asks.iter().flat_map(|(row, _)| all[row * width..(row + 1) * width].to_vec()).collect::<Vec<_>>()
+    };
     op.close("out", &pick(a.out.to_vec()?, wide))?;
     op.close("lse", &pick(a.lse()?, heads.h))?;
     let over_pages = paged(op, &qkv, &keys, &asks, heads, params)?;

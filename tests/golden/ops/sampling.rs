@@ -51,7 +51,14 @@ pub fn grid(op: &mut Op) -> Result<()> {
 }
 
 /// Every golden draw whose distance to the next boundary an f32 evaluation resolves.
-fn picks(op: &mut Op, i: usize, settings: &Sampling, logits: &[f32], draws: &[u64], (n, v, per_row): (usize, usize, usize)) -> Result<()> {
+fn picks(
+    op: &mut Op,
+    i: usize,
+    settings: &Sampling,
+    logits: &[f32],
+    draws: &[u64],
+    (n, v, per_row): (usize, usize, usize),
+) -> Result<()> {
     let (wanted, margins) = (op.golden.ids(&format!("pick_{i}"))?, op.golden.floats(&format!("pick_margin_{i}"))?);
     let probabilities = op.golden.floats(&format!("probs_{i}"))?;
     let probability = |row: usize, id: usize| {
@@ -64,11 +71,13 @@ fn picks(op: &mut Op, i: usize, settings: &Sampling, logits: &[f32], draws: &[u6
     let wrong: Vec<usize> = outside.filter(|d| ids[*d] != wanted[*d]).collect();
     op.golden.expect(&format!("pick_margin_{i}"), true, String::new);
     op.golden.expect(&format!("pick_{i}"), wrong.is_empty(), || format!("draws {wrong:?} picked other ids"));
-    let off = ids.iter().zip(&logps).enumerate().map(|(d, (id, logp))| {
-        (f64::from(*logp) - f64::from(probability(d / per_row, *id as usize)).ln()).abs()
-    });
-    let worst = off.fold(0.0, f64::max);
-    op.golden.expect(&format!("pick_{i}"), worst <= 1e-5, || format!("sampling log-probability off by {worst:.2e}"));
+    let mut off = ids
+        .iter()
+        .zip(&logps)
+        .enumerate()
+        .map(|(d, (id, logp))| (f64::from(*logp) - f64::from(probability(d / per_row, *id as usize)).ln()).abs());
+    let close = off.all(|off| off <= 1e-5);
+    op.golden.expect(&format!("pick_{i}"), close, || "a sampling log-probability is off by more than 1e-5".into());
     Ok(())
 }
 
