@@ -60,7 +60,8 @@ fn broken_batches() -> Result<()> {
 
 #[test]
 fn examples_without_answers() -> Result<()> {
-    let cases: [(&str, &[u32], &[&[u32]]); 4] = [
+    type Given = (&'static str, &'static [u32], &'static [&'static [u32]]);
+    let cases: [Given; 4] = [
         ("no answer", &[1, 2], &[]),
         ("an empty answer", &[1, 2], &[&[3], &[]]),
         ("two answers and no prompt", &[], &[&[3, 4], &[5, 6]]),

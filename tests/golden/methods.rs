@@ -60,8 +60,11 @@ fn logps(values: &mut Values, [a, b]: [f64; 2]) -> Result<Vec<Vec<f32>>> {
     Ok((0..ids.len()).map(|n| (0..ids[n].len()).filter(|t| mask[n][*t] == 1.0).map(|t| logp(n, t)).collect()).collect())
 }
 
-/// A batch of examples given as (tag, answers, weights), and its log-probabilities.
-fn batch(examples: &[(u32, Vec<&Vec<f32>>, Vec<f32>)]) -> Result<(Batch, Vec<f32>)> {
+/// Tag, log-probabilities of the answers, weights.
+type Given<'a> = (u32, Vec<&'a Vec<f32>>, Vec<f32>);
+
+/// A batch of examples, and its log-probabilities.
+fn batch(examples: &[Given<'_>]) -> Result<(Batch, Vec<f32>)> {
     let (mut b, mut out) = (Batch::default(), Vec::new());
     for (tag, answers, weights) in examples {
         let ids: Vec<Vec<u32>> = answers.iter().map(|a| vec![1; a.len()]).collect();

@@ -105,5 +105,5 @@ fn reward_models() -> Result<()> {
 
 #[test]
 fn operators() -> Result<()> {
-    run("ops", "op", |case, public| ops::run(case, public))
+    run("ops", "op", ops::run)
 }
