@@ -1,6 +1,8 @@
 //! Speed of every room at the sizes we train: `cargo bench -p ple-kernels [-- FILTER]`. Prints device, threads, the measured FMA peak,
 //! and per row time, GFLOP/s (or GB/s) and share of the peak. Best of several runs: the machine is shared.
 
+use ple_kernels as kernels;
+
 use kernels::attention::{Heads, Params};
 use kernels::panels::{Panels, packed_len};
 use kernels::{adamw, attention, decode_attention, embedding, kv_store, linear, logprob, rms_norm, rope, sample, score, swiglu};
@@ -192,8 +194,8 @@ fn elementwise(b: &mut Bench) -> Result<()> {
     })?;
     let (gate_up, act) = (b.up(n * 2 * f, 6)?, b.up(n * f, 7)?);
     let dgate_up = b.up(n * 2 * f, 8)?;
-    b.row("swiglu 2048x768", (20 * n * f) as f64, gb(3 * n * f), |q| swiglu::forward(q, act.view(), gate_up.view()))?;
-    b.row("swiglu backward 2048x768", (25 * n * f) as f64, gb(5 * n * f), |q| swiglu::backward(q, dgate_up.view(), act.view(), gate_up.view()))?;
+    b.row("swiglu 2048x768", (20 * n * f) as f64, gb(3 * n * f), |q| swiglu::forward(q, act.view(), gate_up.view(), f))?;
+    b.row("swiglu backward 2048x768", (25 * n * f) as f64, gb(5 * n * f), |q| swiglu::backward(q, dgate_up.view(), act.view(), gate_up.view(), f))?;
     let table = b.stream.upload(&rope::table(n, d, 10000.0, None))?;
     let pos: Vec<u32> = (0..n as u32).collect();
     let pos = b.stream.upload(&pos)?;
