@@ -1,1 +1,2 @@
-fn main(){}
+//! Tests that need more than one crate.
+fn main() {}

@@ -37,7 +37,9 @@ pub fn generate(
 ) -> Result<Vec<Finished>> {
     for (i, request) in requests.iter().enumerate() {
         let (prompt, total) = (request.prompt.len(), request.prompt.len() + settings.max_new_tokens);
-        let fits = total <= model.positions() && pages(request, settings) <= kv.limits().pages && prompt <= kv.limits().prefill_tokens + 1;
+        let fits = total <= model.positions()
+            && pages(request, settings) <= kv.limits().pages
+            && prompt <= kv.limits().prefill_tokens + 1;
         let ids = request.prompt.iter().all(|&id| (id as usize) < model.config.vocab_size);
         if prompt == 0 || settings.max_new_tokens == 0 || !fits || !ids {
             let (most, n) = (model.positions().min(kv.limits().positions), settings.max_new_tokens);

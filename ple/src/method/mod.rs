@@ -6,6 +6,8 @@ use model::{Batch, Columns};
 
 pub mod ple;
 pub mod sft;
+#[cfg(test)]
+mod tests;
 
 /// How the sides of an iteration are sampled.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -110,6 +112,8 @@ pub struct Example {
     pub answers: Vec<Vec<u32>>,
     /// Per answer: its weight (`Columns::weight`); empty if unused.
     pub weights: Vec<f32>,
+    /// Per loss row: log-probability under the reference (`Columns::ref_logp`); empty if unused.
+    pub ref_logp: Vec<f32>,
     /// The method's own branch (`Batch::tags`).
     pub tag: u32,
 }
@@ -134,13 +138,16 @@ pub struct Outputs<T> {
     pub value: T,
 }
 
+/// Named numbers for the log.
+pub type Metrics = Vec<(&'static str, f64)>;
+
 /// A micro-batch's share of the optimizer batch's loss, and of its metrics (each a sum that the trainer adds up).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Loss {
     /// Already divided by the totals.
     pub value: f64,
     /// Name and share, added over micro-batches.
-    pub metrics: Vec<(&'static str, f64)>,
+    pub metrics: Metrics,
 }
 
 /// A training method.
@@ -153,7 +160,7 @@ pub trait Method {
 
     /// Finished and scored groups of the whole iteration, in query order, to examples. Pure: no I/O, no generation. Returns
     /// beside the examples what the log line says of the labelling.
-    fn label(&mut self, iteration: u32, groups: Vec<Group>) -> Result<(Vec<Example>, Vec<(&'static str, f64)>)>;
+    fn label(&mut self, iteration: u32, groups: Vec<Group>) -> Result<(Vec<Example>, Metrics)>;
 
     /// Once per iteration, after the side forwards, over all its examples (GAE, KL in the reward, whitening, leave-one-out).
     fn advantages(&self, examples: &[Example], side: &mut Columns) -> Result<()> {
@@ -169,4 +176,14 @@ pub trait Method {
 
     /// The reverse of [`Method::state`].
     fn restore(&mut self, state: &serde_json::Value) -> Result<()>;
+}
+
+/// The lengths of a loss: `[M]` log-probabilities and their gradients, values `[M]` or empty.
+pub(crate) fn check_outputs(batch: &Batch, out: &Outputs<&[f32]>, dout: &Outputs<&mut [f32]>) -> Result<()> {
+    let rows = batch.loss_rows();
+    if out.logp.len() != rows || dout.logp.len() != rows || out.value.len() != dout.value.len() {
+        let got = [out.logp.len(), dout.logp.len(), out.value.len(), dout.value.len()];
+        return Err(model::Error::Batch(format!("loss: wanted logp and dlogp of {rows} rows, got {got:?}")).into());
+    }
+    Ok(())
 }

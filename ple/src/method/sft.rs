@@ -1,1 +1,47 @@
-//! Supervised fine-tuning.
+//! Supervised fine-tuning: L = −Σ logp / N over all loss rows, N = loss rows of the whole optimizer batch; d L / d logp = −1/N.
+//! Source: ALGORITHMS §3.2 (TRL's SFTTrainer with `num_items_in_batch`).
+
+use super::{Example, Group, Loss, Method, Metrics, Needs, Outputs, Rollout, Totals, check_outputs};
+use crate::{Error, Result};
+use model::Batch;
+
+/// The method has no state: it trains the rows' own answers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sft;
+
+impl Method for Sft {
+    fn rollout(&self, _: u32) -> Rollout {
+        Rollout::None
+    }
+
+    fn needs(&self) -> Needs {
+        Needs::logp()
+    }
+
+    fn label(&mut self, _: u32, groups: Vec<Group>) -> Result<(Vec<Example>, Metrics)> {
+        let example = |group: Group| {
+            let answers = group.sides.into_iter().flatten().map(|answer| answer.ids).collect();
+            Example { row: group.row, prompt: group.prompt, answers, ..Example::default() }
+        };
+        Ok((groups.into_iter().map(example).collect(), Vec::new()))
+    }
+
+    fn loss(&self, totals: &Totals, batch: &Batch, out: Outputs<&[f32]>, dout: Outputs<&mut [f32]>) -> Result<Loss> {
+        check_outputs(batch, &out, &dout)?;
+        dout.value.fill(0.0);
+        dout.logp.fill((-1.0 / totals.tokens) as f32);
+        let value = -out.logp.iter().map(|l| f64::from(*l)).sum::<f64>() / totals.tokens;
+        if !value.is_finite() {
+            return Err(Error::Numeric(format!("sft: loss is {value}; wanted a finite number")));
+        }
+        Ok(Loss { value, metrics: Vec::new() })
+    }
+
+    fn state(&self) -> serde_json::Value {
+        serde_json::Value::Null
+    }
+
+    fn restore(&mut self, _: &serde_json::Value) -> Result<()> {
+        Ok(())
+    }
+}

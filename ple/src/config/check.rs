@@ -1,0 +1,124 @@
+//! What the settings must satisfy before anything is read (ALGORITHMS §6.7).
+
+use super::{Command, Config, Norm, Rank, Tune, Weight};
+use crate::reward::{Spec, is_unit, weights};
+use crate::{Error, Result};
+
+/// Names the key, what was wanted and what was given.
+fn ensure(holds: bool, key: &str, wanted: &str, got: impl std::fmt::Display) -> Result<()> {
+    if holds { Ok(()) } else { Err(Error::Usage(format!("{key}: wanted {wanted}, got {got}"))) }
+}
+
+/// All of it.
+pub fn check(c: &Config) -> Result<()> {
+    match c.command {
+        Command::Sft => fit(c),
+        Command::Train => fit(c).and_then(|()| sampling(c)).and_then(|()| ple(c)).and_then(|()| rewards(c)),
+        Command::Logprob => logprob(c),
+        Command::Doctor => Ok(()),
+    }
+}
+
+fn logprob(c: &Config) -> Result<()> {
+    ensure(c.model_name_or_path.is_some(), "model_name_or_path", "the folder of a model", "nothing")?;
+    ensure(c.dataset_name.is_some(), "dataset_name", "a file of rows", "nothing")?;
+    ensure(c.dry_run || c.output_file.is_some(), "output_file", "the file to write", "nothing")?;
+    ensure(c.max_tokens_per_micro_batch > 0, "max_tokens_per_micro_batch", "at least 1", 0)
+}
+
+fn fit(c: &Config) -> Result<()> {
+    let sources = [&c.model_name_or_path, &c.init_from_config].into_iter().flatten().count();
+    ensure(sources == 1, "model_name_or_path", "either it or init_from_config", format!("{sources} of them"))?;
+    ensure(c.dataset_name.is_some(), "dataset_name", "a file of rows", "nothing")?;
+    ensure(c.dry_run || c.output_dir.is_some(), "output_dir", "the folder to write", "nothing")?;
+    let full = c.tune == Tune::Full;
+    ensure(full || c.init_from_config.is_none(), "tune", "full with init_from_config", c.tune.name())?;
+    ensure(!full || c.adapter.is_none(), "adapter", "none with tune full", "one")?;
+    ensure(c.lora_dropout == 0.0, "lora_dropout", "0: dropout is not supported yet", c.lora_dropout)?;
+    let counts = [
+        ("lora_r", c.lora_r),
+        ("max_length", c.max_length),
+        ("per_device_train_batch_size", c.per_device_train_batch_size),
+        ("gradient_accumulation_steps", c.gradient_accumulation_steps),
+        ("max_tokens_per_micro_batch", c.max_tokens_per_micro_batch),
+        ("logging_steps", c.logging_steps),
+    ];
+    counts.iter().try_for_each(|(key, n)| ensure(*n > 0, key, "at least 1", n))?;
+    ensure(c.lora_r <= 4096, "lora_r", "at most 4096", c.lora_r)?;
+    ensure(c.max_steps >= -1, "max_steps", "-1 or at least 0", c.max_steps)?;
+    ensure(!c.lora_target_modules.is_empty(), "lora_target_modules", "all-linear or names", "nothing")?;
+    let positive = [("num_train_epochs", c.num_train_epochs), ("lora_alpha", c.lora_alpha), ("adam_epsilon", c.adam_epsilon)];
+    positive.iter().try_for_each(|(key, x)| ensure(*x > 0.0, key, "above 0", x))?;
+    let at_least_0 = [("learning_rate", c.learning_rate), ("weight_decay", c.weight_decay), ("max_grad_norm", c.max_grad_norm)];
+    at_least_0.iter().try_for_each(|(key, x)| ensure(*x >= 0.0, key, "at least 0", x))?;
+    let shares = [("warmup_ratio", c.warmup_ratio), ("min_lr_rate", c.min_lr_rate)];
+    shares.iter().try_for_each(|(key, x)| ensure((0.0..=1.0).contains(x), key, "from 0 to 1", x))?;
+    let decays = [("adam_beta1", c.adam_beta1), ("adam_beta2", c.adam_beta2)];
+    decays.iter().try_for_each(|(key, x)| ensure((0.0..1.0).contains(x), key, "from 0 to below 1", x))
+}
+
+fn sampling(c: &Config) -> Result<()> {
+    let counts = [("max_completion_length", c.max_completion_length), ("max_prompt_length", c.max_prompt_length)];
+    counts.iter().try_for_each(|(key, n)| ensure(*n > 0, key, "at least 1", n))?;
+    ensure(c.temperature >= 0.0, "temperature", "at least 0", c.temperature)?;
+    ensure(c.top_p > 0.0, "top_p", "above 0", c.top_p)?;
+    ensure((0.0..=1.0).contains(&c.min_p), "min_p", "from 0 to 1", c.min_p)?;
+    ensure(c.repetition_penalty > 0.0, "repetition_penalty", "above 0", c.repetition_penalty)
+}
+
+fn ple(c: &Config) -> Result<()> {
+    ensure(c.ple_tau0 > 0.0, "ple_tau0", "above 0", c.ple_tau0)?;
+    ensure(c.ple_alpha > 0.0 && c.ple_alpha <= 1.0, "ple_alpha", "above 0 and at most 1", c.ple_alpha)?;
+    ensure(c.ple_weight_temp > 0.0, "ple_weight_temp", "above 0", c.ple_weight_temp)?;
+    let counts = [
+        ("ple_iters", c.ple_iters),
+        ("ple_queries_per_iter", c.ple_queries_per_iter),
+        ("ple_epochs_per_iter", c.ple_epochs_per_iter),
+    ];
+    counts.iter().try_for_each(|(key, n)| ensure(*n > 0, key, "at least 1", n))?;
+    let at_least_0 = [
+        ("ple_tau_min", c.ple_tau_min),
+        ("ple_margin", c.ple_margin),
+        ("ple_rank_sft_coef", c.ple_rank_sft_coef),
+        ("ple_lambda_rank", c.ple_lambda_rank),
+        ("ple_lambda_sft", c.ple_lambda_sft),
+        ("ple_kl_coef", c.ple_kl_coef),
+        ("missing_eos_penalty", c.missing_eos_penalty),
+    ];
+    at_least_0.iter().try_for_each(|(key, x)| ensure(*x >= 0.0, key, "at least 0", x))?;
+    ensure(c.ple_beta_rank > 0.0, "ple_beta_rank", "above 0", c.ple_beta_rank)?;
+    ensure(c.beta > 0.0, "beta", "above 0", c.beta)?;
+    ensure((0.0..=1.0).contains(&c.ple_max_nonfinite), "ple_max_nonfinite", "from 0 to 1", c.ple_max_nonfinite)?;
+    let exp_of_sum = c.ple_rank == Rank::ProbHinge && !c.ple_len_norm;
+    ensure(
+        !exp_of_sum,
+        "ple_rank",
+        "another than prob_hinge without ple_len_norm: e^S of a whole answer is 0 in any float",
+        "both",
+    )?;
+    let reference = c.ple_rank == Rank::Dpo || c.ple_kl_coef > 0.0;
+    let both = "a full-weight run with ple_rank dpo or ple_kl_coef above 0";
+    ensure(
+        !reference || c.tune == Tune::Lora,
+        "tune",
+        "lora where a reference is needed (full has no weights left to compare with)",
+        both,
+    )?;
+    let principles = [c.ple_principle.is_some(), c.ple_principle_file.is_some()];
+    ensure(principles != [true, true], "ple_principle", "either it or ple_principle_file", "both")
+}
+
+fn rewards(c: &Config) -> Result<()> {
+    ensure(!c.reward_funcs.is_empty(), "reward_funcs", "at least one reward", "nothing")?;
+    let parts = c.reward_funcs.iter().map(|text| Ok(Spec::parse(text)?.unit())).collect::<Result<Vec<_>>>()?;
+    let unit = is_unit(&parts, &weights(parts.len(), &c.reward_weights)?);
+    let in_range = match c.reward_norm {
+        Norm::Sigmoid => true,
+        Norm::Auto => true,
+        Norm::None => unit,
+        Norm::Bt => false,
+    };
+    let proportional = c.ple_weight == Weight::Proportional;
+    let got = format!("reward_norm {} over rewards of {} range", c.reward_norm.name(), if unit { "unit" } else { "real" });
+    ensure(!proportional || in_range, "ple_weight", "another than proportional, or normalised rewards in [0, 1]", got)
+}

@@ -1,0 +1,66 @@
+//! What a row of the table of keys is, and the macro that makes struct and table from one list.
+
+use super::field::Arity;
+use super::{Command, Config};
+use serde_json::Value;
+
+/// One row of the table.
+pub struct Key {
+    /// As in files; a flag may use dashes.
+    pub name: &'static str,
+    /// One sentence or two.
+    pub help: &'static str,
+    /// Words of its flag.
+    pub arity: Arity,
+    /// Commands that read it, a sum of their bits.
+    pub commands: u8,
+    /// What a user is told is wanted.
+    pub wanted: fn() -> String,
+    /// Stores a value; false where it has another type.
+    pub set: fn(&mut Config, &Value) -> bool,
+    /// The value as JSON.
+    pub get: fn(&Config) -> Value,
+}
+
+impl Key {
+    /// Whether `command` reads it.
+    pub fn belongs_to(&self, command: Command) -> bool {
+        self.commands & command.bit() != 0
+    }
+}
+
+/// `/// help` `name: type = default, commands;` per key.
+macro_rules! keys {
+    ($($(#[doc = $help:literal])+ $name:ident: $kind:ty = $default:expr, $commands:expr;)+) => {
+        /// Every setting of every command; keys that a command does not read keep their defaults.
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct Config {
+            /// The command these are for.
+            pub command: Command,
+            /// One line per key that was accepted and has no effect.
+            pub notes: Vec<String>,
+            $($(#[doc = $help])+ pub $name: $kind,)+
+        }
+
+        impl Config {
+            /// What holds before presets, files and flags; a few keys differ by command.
+            pub fn defaults(command: Command) -> Config {
+                let mut config = Config { command, notes: Vec::new(), $($name: $default,)+ };
+                command.adjust(&mut config);
+                config
+            }
+        }
+
+        /// The table.
+        pub const KEYS: &[Key] = &[$(Key {
+            name: stringify!($name),
+            help: concat!($($help),+),
+            arity: <$kind as Field>::ARITY,
+            commands: $commands,
+            wanted: <$kind as Field>::wanted,
+            set: |config, value| <$kind as Field>::read(value).map(|v| config.$name = v).is_some(),
+            get: |config| config.$name.write(),
+        }),+];
+    };
+}
+pub(super) use keys;

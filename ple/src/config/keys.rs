@@ -1,0 +1,180 @@
+//! The table of keys: TRL's names and meanings, PLE's own behind `ple_`, a few of ours marked so. One row per key; the flag,
+//! the key of a file, the field of [`Config`] and the line of the help all come from it.
+
+use super::Command;
+use super::choice::*;
+use super::field::Field;
+use super::key::{Key, keys};
+use std::path::PathBuf;
+
+const SFT: u8 = Command::Sft.bit();
+const TRAIN: u8 = Command::Train.bit();
+const LOGPROB: u8 = Command::Logprob.bit();
+const DOCTOR: u8 = Command::Doctor.bit();
+const FIT: u8 = SFT | TRAIN;
+const RUN: u8 = FIT | LOGPROB;
+const ALL: u8 = RUN | DOCTOR;
+
+keys! {
+    /// Folder of the base model: config.json, weights, tokenizer.
+    model_name_or_path: Option<PathBuf> = None, RUN;
+    /// Ours: folder with config.json and a tokenizer but no weights; training starts from weights drawn with the seed.
+    init_from_config: Option<PathBuf> = None, FIT;
+    /// Folder of an adapter to go on from, or to score with.
+    adapter: Option<PathBuf> = None, RUN;
+    /// Element type of the base weights in memory.
+    dtype: Dtype = Dtype::Auto, RUN;
+    /// Which parameters are trained; full writes a model folder.
+    tune: Tune = Tune::Lora, FIT;
+    /// Rank of the adapter.
+    lora_r: u32 = 8, FIT;
+    /// The adapter's output is multiplied by alpha / r.
+    lora_alpha: f64 = 16.0, FIT;
+    /// Only 0 for now.
+    lora_dropout: f64 = 0.0, FIT;
+    /// Modules the adapter adapts: `all-linear`, or names.
+    lora_target_modules: Vec<String> = vec!["all-linear".into()], FIT;
+    /// Scale alpha / sqrt(r) instead of alpha / r.
+    use_rslora: bool = false, FIT;
+
+    /// Rows to train on, query or score: JSONL or JSONL.gz.
+    dataset_name: Option<PathBuf> = None, RUN;
+    /// Ours: held-out rows whose loss or reward is reported.
+    eval_dataset_name: Option<PathBuf> = None, FIT;
+    /// Rows of a supervised stage before the first iteration, on the same adapter.
+    sft_dataset_name: Option<PathBuf> = None, TRAIN;
+    /// Folder that the run writes.
+    output_dir: Option<PathBuf> = None, FIT;
+    /// Ours: the file of results, one line per row.
+    output_file: Option<PathBuf> = None, LOGPROB;
+    /// Tokens of a supervised example; the end is cut off.
+    max_length: u32 = 1024, FIT;
+    /// Tokens of a query, principle included; a longer one is cut at turn boundaries from the left.
+    max_prompt_length: u32 = 512, TRAIN;
+    /// Loss on the completion alone; unset means so for rows that have a prompt.
+    completion_only_loss: Option<bool> = None, FIT;
+
+    /// Passes over the supervised rows (TRL: 3).
+    num_train_epochs: f64 = 1.0, FIT;
+    /// Optimizer steps at most; -1 is no limit.
+    max_steps: i64 = -1, FIT;
+    /// Examples of an optimizer batch before accumulation; a pair is one.
+    per_device_train_batch_size: u32 = 8, FIT;
+    /// Times that many examples make the optimizer batch (train: 8, so that it holds 64 pairs).
+    gradient_accumulation_steps: u32 = 1, FIT;
+    /// Ours: token budget of a micro-batch; changes memory and speed, never a result.
+    max_tokens_per_micro_batch: u32 = 4096, RUN;
+    /// Highest learning rate of the schedule.
+    learning_rate: f64 = 2e-5, FIT;
+    /// Shape of the schedule (sft: linear, train: constant).
+    lr_scheduler_type: Scheduler = Scheduler::Linear, FIT;
+    /// Where cosine_with_min_lr ends, as a share of the learning rate.
+    min_lr_rate: f64 = 0.1, FIT;
+    /// Steps of warm-up; above 0 it overrides the ratio.
+    warmup_steps: u32 = 0, FIT;
+    /// Warm-up as a share of all steps, rounded up.
+    warmup_ratio: f64 = 0.0, FIT;
+    /// Decoupled weight decay.
+    weight_decay: f64 = 0.0, FIT;
+    /// AdamW's decay of the first moment.
+    adam_beta1: f64 = 0.9, FIT;
+    /// AdamW's decay of the second moment.
+    adam_beta2: f64 = 0.999, FIT;
+    /// AdamW's epsilon.
+    adam_epsilon: f64 = 1e-8, FIT;
+    /// Gradients are scaled down to this norm; 0 is off.
+    max_grad_norm: f64 = 1.0, FIT;
+    /// Of every random number.
+    seed: u64 = 42, FIT;
+    /// Steps between lines of the log.
+    logging_steps: u32 = 1, FIT;
+    /// Steps between evaluations on eval_dataset_name; 0 is only at the ends.
+    eval_steps: u32 = 0, FIT;
+    /// Steps between checkpoints; 0 is only at the end.
+    save_steps: u32 = 0, FIT;
+
+    /// Tokens of an answer at most.
+    max_completion_length: u32 = 128, TRAIN;
+    /// Divides the logits when sampling; 0 is greedy.
+    temperature: f64 = 0.85, TRAIN;
+    /// Keeps the smallest set of tokens with this probability; 1 is off.
+    top_p: f64 = 1.0, TRAIN;
+    /// Keeps this many tokens; 0 is off.
+    top_k: u32 = 0, TRAIN;
+    /// Keeps tokens with this share of the likeliest one's probability; 0 is off.
+    min_p: f64 = 0.0, TRAIN;
+    /// Makes tokens seen before less likely; 1 is off.
+    repetition_penalty: f64 = 1.0, TRAIN;
+    /// Rewards: `lexicon:POSITIVE[,NEGATIVE]` (files of words), `length:N`.
+    reward_funcs: Vec<String> = Vec::new(), TRAIN;
+    /// A weight per reward; all 1 if unset.
+    reward_weights: Vec<f64> = Vec::new(), TRAIN;
+    /// Taken from the raw reward of an answer without an end, where ple_truncated is penalize.
+    missing_eos_penalty: f64 = 1.0, TRAIN;
+    /// Normalisation of raw rewards; auto is sigmoid for real rewards and none for rewards in [0, 1].
+    reward_norm: Norm = Norm::Auto, TRAIN;
+    /// Where mean and scale of reward_norm come from.
+    reward_calib: Calib = Calib::FirstIter, TRAIN;
+    /// Of the dpo rank loss.
+    beta: f64 = 0.1, TRAIN;
+
+    /// Ours: built-in settings under all files and flags: hh, imdb, tldr, literal; several may be given.
+    preset: Vec<String> = Vec::new(), FIT;
+    /// The principle as a text.
+    ple_principle: Option<String> = None, TRAIN;
+    /// The principle as a file of text.
+    ple_principle_file: Option<PathBuf> = None, TRAIN;
+    /// Threshold of iteration 0.
+    ple_tau0: f64 = 0.2, TRAIN;
+    /// The threshold is multiplied by this each iteration.
+    ple_alpha: f64 = 0.9, TRAIN;
+    /// The threshold never falls below.
+    ple_tau_min: f64 = 0.0, TRAIN;
+    /// Iterations.
+    ple_iters: u32 = 8, TRAIN;
+    /// Queries answered per iteration.
+    ple_queries_per_iter: u32 = 2048, TRAIN;
+    /// Passes over the pairs of an iteration.
+    ple_epochs_per_iter: u32 = 1, TRAIN;
+    /// Loss of the rank branch.
+    ple_rank: Rank = Rank::Hinge, TRAIN;
+    /// Of the hinge.
+    ple_margin: f64 = 0.0, TRAIN;
+    /// Of the logistic rank loss.
+    ple_beta_rank: f64 = 1.0, TRAIN;
+    /// Adds that many times −m of the higher answer to the rank branch.
+    ple_rank_sft_coef: f64 = 0.0, TRAIN;
+    /// Factor of the rank branch.
+    ple_lambda_rank: f64 = 1.0, TRAIN;
+    /// Factor of the weighted branch.
+    ple_lambda_sft: f64 = 1.0, TRAIN;
+    /// Log-probabilities per token instead of per answer.
+    ple_len_norm: bool = true, TRAIN;
+    /// Weights of the weighted branch.
+    ple_weight: Weight = Weight::Softmax, TRAIN;
+    /// Temperature of the softmax weights.
+    ple_weight_temp: f64 = 0.2, TRAIN;
+    /// A pair whose guided answer is worse by more than tau.
+    ple_worse: Worse = Worse::Weighted, TRAIN;
+    /// A pair with an empty answer.
+    ple_empty: Keep = Keep::Drop, TRAIN;
+    /// A pair with an answer that reached the length limit.
+    ple_truncated: Truncated = Truncated::Keep, TRAIN;
+    /// A pair of identical answers.
+    ple_dup: Keep = Keep::Keep, TRAIN;
+    /// Share of pairs with a reward or log-probability that is not finite, above which the run stops.
+    ple_max_nonfinite: f64 = 0.05, TRAIN;
+    /// Factor of the KL term against the reference (estimator k3, per token).
+    ple_kl_coef: f64 = 0.0, TRAIN;
+
+    /// auto, cpu, cuda or cuda:0, ascend or ascend:0.
+    device: String = "auto".into(), ALL;
+    /// Threads of the CPU device; 0 is one per core.
+    threads: u32 = 0, ALL;
+    /// Print errors only.
+    quiet: bool = false, ALL;
+    /// How progress is printed.
+    log_format: LogFormat = LogFormat::Pretty, ALL;
+    /// Check the settings and stop.
+    dry_run: bool = false, RUN;
+}

@@ -1,0 +1,180 @@
+//! Settings: one flat namespace of TRL's names, from one table ([`KEYS`]). Order: defaults, presets, files (later ones win),
+//! flags. An unknown key is an error that names the file, the line and the nearest known key.
+
+use crate::{Error, Result};
+use serde_json::{Map, Value};
+use std::fmt;
+use std::path::PathBuf;
+
+mod argv;
+mod check;
+mod choice;
+mod field;
+mod file;
+mod help;
+mod key;
+mod keys;
+pub mod nearest;
+mod other;
+mod preset;
+#[cfg(test)]
+mod tests;
+
+pub use choice::{Calib, Dtype, Keep, LogFormat, Norm, Rank, Scheduler, Truncated, Tune, Weight, Worse};
+pub use field::{Arity, Field};
+pub use help::help;
+pub use key::Key;
+pub use keys::{Config, KEYS};
+
+/// The commands that read settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Supervised fine-tuning.
+    Sft,
+    /// PLE.
+    Train,
+    /// Log-probabilities of given rows.
+    Logprob,
+    /// What this machine has.
+    Doctor,
+}
+
+impl Command {
+    /// All of them.
+    pub const ALL: [Command; 4] = [Command::Sft, Command::Train, Command::Logprob, Command::Doctor];
+
+    /// As typed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Command::Sft => "sft",
+            Command::Train => "train",
+            Command::Logprob => "logprob",
+            Command::Doctor => "doctor",
+        }
+    }
+
+    /// The command of that name; the error names the nearest.
+    pub fn named(name: &str) -> Result<Command> {
+        let found = Command::ALL.into_iter().find(|c| c.name() == name);
+        let near = || nearest::nearest(name, Command::ALL.map(Command::name));
+        found.ok_or_else(|| Error::Usage(format!("unknown command `{name}`; the nearest known is `{}`", near())))
+    }
+
+    pub(crate) const fn bit(self) -> u8 {
+        1 << self as u8
+    }
+
+    /// Defaults that differ by command.
+    fn adjust(self, config: &mut Config) {
+        if self == Command::Train {
+            config.gradient_accumulation_steps = 8;
+            config.lr_scheduler_type = Scheduler::Constant;
+        }
+    }
+}
+
+/// Where a value was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// On the command line, as typed.
+    Flag(String),
+    /// In a file.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Line of the key, 0 where unknown.
+        line: u64,
+        /// The key as written.
+        key: String,
+    },
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Flag(flag) => write!(f, "{flag}"),
+            Origin::File { path, line: 0, key } => write!(f, "{}: {key}", path.display()),
+            Origin::File { path, line, key } => write!(f, "{}:{line}: {key}", path.display()),
+        }
+    }
+}
+
+/// A key with its value, before types.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Given {
+    /// As in the table.
+    pub name: String,
+    /// The value.
+    pub value: Value,
+    /// Where from.
+    pub from: Origin,
+}
+
+impl Config {
+    /// Settings of `command` from its arguments (without program and command name).
+    pub fn parse(command: Command, argv: &[String]) -> Result<Config> {
+        let (flags, files) = argv::read(argv)?;
+        let mut given = Vec::new();
+        for path in &files {
+            given.extend(file::read(path)?);
+        }
+        given.extend(flags);
+        let mut config = Config::defaults(command);
+        let mut notes = Vec::new();
+        for one in given.iter_mut() {
+            if let Some((old, new)) = other::RENAMED.iter().find(|(old, _)| *old == one.name) {
+                notes.push(format!("{}: {old} is called {new}", one.from));
+                one.name = (*new).to_string();
+            }
+        }
+        for one in given.iter().filter(|g| g.name == "preset") {
+            config.apply(one)?;
+        }
+        preset::apply(&mut config)?;
+        config.notes.append(&mut notes);
+        for one in &given {
+            config.apply(one)?;
+        }
+        check::check(&config)?;
+        Ok(config)
+    }
+
+    /// Stores one value, or notes why not.
+    fn apply(&mut self, given: &Given) -> Result<()> {
+        let Some(key) = KEYS.iter().find(|k| k.name == given.name) else {
+            if other::knows(&given.name) {
+                self.notes.extend(other::judge(given)?);
+                return Ok(());
+            }
+            return Err(other::unknown(&given.from, &given.name, &KEYS.iter().map(|k| k.name).collect::<Vec<_>>()));
+        };
+        if !key.belongs_to(self.command) {
+            let owners: Vec<_> = Command::ALL.into_iter().filter(|c| key.belongs_to(*c)).map(Command::name).collect();
+            let text = format!("{}: not a setting of `ple {}` (of: {})", given.from, self.command.name(), owners.join(", "));
+            return match given.from {
+                Origin::Flag(_) => Err(Error::Usage(text)),
+                Origin::File { .. } => {
+                    self.notes.push(text);
+                    Ok(())
+                }
+            };
+        }
+        if !(key.set)(self, &given.value) {
+            let got: String = given.value.to_string().chars().take(120).collect();
+            return Err(Error::Usage(format!("{}: wanted {}, got {got}", given.from, (key.wanted)())));
+        }
+        Ok(())
+    }
+
+    /// The effective settings of this command, by name.
+    pub fn to_json(&self) -> Value {
+        let command = [("command".to_string(), Value::from(self.command.name()))].into_iter();
+        let keys = KEYS.iter().filter(|k| k.belongs_to(self.command)).map(|k| (k.name.to_string(), (k.get)(self)));
+        Value::Object(command.chain(keys).collect::<Map<_, _>>())
+    }
+
+    /// Examples of one optimizer batch; a pair is one.
+    pub fn batch_size(&self) -> usize {
+        self.per_device_train_batch_size as usize * self.gradient_accumulation_steps as usize
+    }
+}

@@ -1,0 +1,69 @@
+//! Rows of text in, token ids out: JSONL files, the kinds of rows, queries for sampling, examples for the supervised stage.
+
+use crate::Result;
+
+pub mod hh;
+pub mod jsonl;
+pub mod order;
+pub mod prompts;
+pub mod queries;
+pub mod row;
+pub mod sft;
+#[cfg(test)]
+pub(crate) mod tests;
+pub mod tldr;
+
+pub use jsonl::Lines;
+pub use order::{draw, shuffle};
+pub use prompts::{Prompt, prompts};
+pub use queries::{Query, queries};
+pub use row::{Row, RowKind};
+pub use sft::groups;
+
+/// Philox4x32-10: key and counter to four words.
+pub type Philox = fn(key: [u32; 2], counter: [u32; 4]) -> [u32; 4];
+
+/// What is needed of a tokenizer.
+pub trait Tokens {
+    /// Ids of a text, with the special tokens the tokenizer puts around a whole text or without.
+    fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>>;
+    /// Text of ids.
+    fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String>;
+    /// The id that ends an answer.
+    fn eos(&self) -> Option<u32>;
+}
+
+/// Rows left out, by reason; the caller prints it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// Dialogue pairs with no common prompt: one of the two goes on with a turn of the human after they part.
+    pub other_prompt: u32,
+    /// Dialogue pairs with an empty last reply.
+    pub empty_reply: u32,
+    /// Texts too short to begin a query or to train on.
+    pub short: u32,
+    /// Rows whose prompt leaves no room within the length limit.
+    pub long: u32,
+}
+
+impl Dropped {
+    /// All of them.
+    pub fn total(&self) -> u32 {
+        self.other_prompt + self.empty_reply + self.short + self.long
+    }
+
+    /// Adds the counts of a later stage over the same rows.
+    pub fn add(&mut self, later: Dropped) {
+        self.other_prompt += later.other_prompt;
+        self.empty_reply += later.empty_reply;
+        self.short += later.short;
+        self.long += later.long;
+    }
+}
+
+impl std::fmt::Display for Dropped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Dropped { other_prompt, empty_reply, short, long } = self;
+        write!(f, "{other_prompt} without a common prompt, {empty_reply} with an empty reply, {short} too short, {long} too long")
+    }
+}

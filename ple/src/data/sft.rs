@@ -1,0 +1,92 @@
+//! Rows with answers as ids, for the supervised stage (ALGORITHMS §5.4, TRL's `keep_start`).
+
+use super::queries::nothing_left;
+use super::{Dropped, Lines, Row, Tokens, hh};
+use crate::method::{Answer, Group};
+use crate::{Error, Result};
+use std::path::Path;
+
+/// Every row of a file that has an answer within `max_length` tokens: prompt, and on its one side the answer with its end
+/// token. The loss falls on the answer; on everything where a row is a text or `completion_only` is `Some(false)`.
+pub fn groups(
+    path: &Path,
+    tokens: &dyn Tokens,
+    max_length: usize,
+    completion_only: Option<bool>,
+) -> Result<(Vec<Group>, Dropped)> {
+    let (mut groups, mut dropped) = (Vec::new(), Dropped::default());
+    let mut lines = Lines::open(path)?;
+    while let Some(line) = lines.next().transpose()? {
+        let (prompt, ids) = match Row::read(&lines, &line)? {
+            Row::Text(_) if completion_only == Some(true) => {
+                let text = "completion_only_loss true wants rows of prompt and completion, got a text";
+                return Err(Error::Usage(lines.error(line.line, text).to_string()));
+            }
+            Row::Text(text) => (Vec::new(), tokens.encode(&text, true)?),
+            Row::Prompt(_) => return Err(lines.error(line.line, "field completion: wanted a string beside prompt, got none")),
+            Row::Answered { prompt, completion } => pair(tokens, &prompt, &completion)?,
+            Row::Dialogue { chosen, rejected } => match hh::split(&chosen, &rejected) {
+                Ok((prompt, reply, _)) => pair(tokens, prompt, reply)?,
+                Err(why) => {
+                    dropped.count(why);
+                    continue;
+                }
+            },
+        };
+        let whole = completion_only == Some(false);
+        match example(tokens, prompt, ids, max_length, whole) {
+            Ok((prompt, answer)) => groups.push(Group { row: line.row, prompt, sides: vec![vec![answer]] }),
+            Err(Left::Long) => dropped.long += 1,
+            Err(Left::Short) => dropped.short += 1,
+        }
+    }
+    if groups.is_empty() { Err(nothing_left(path, dropped)) } else { Ok((groups, dropped)) }
+}
+
+/// Ids of prompt and completion: tokenised as one text if the prompt's ids begin it, else apart (a token spans the border).
+pub fn pair(tokens: &dyn Tokens, prompt: &str, completion: &str) -> Result<(Vec<u32>, Vec<u32>)> {
+    let ids = tokens.encode(prompt, true)?;
+    let joint = tokens.encode(&format!("{prompt}{completion}"), true)?;
+    match joint.strip_prefix(ids.as_slice()) {
+        Some(rest) => {
+            let rest = rest.to_vec();
+            Ok((ids, rest))
+        }
+        None => Ok((ids, tokens.encode(completion, false)?)),
+    }
+}
+
+/// Why a row is left out.
+enum Left {
+    Short,
+    Long,
+}
+
+/// Ends the answer, cuts its end off, and joins it with the prompt if the loss falls on both.
+fn example(
+    tokens: &dyn Tokens,
+    mut prompt: Vec<u32>,
+    mut ids: Vec<u32>,
+    max_length: usize,
+    whole: bool,
+) -> std::result::Result<(Vec<u32>, Answer), Left> {
+    if let Some(eos) = tokens.eos()
+        && ids.last() != Some(&eos)
+    {
+        ids.push(eos);
+    }
+    if prompt.len() >= max_length {
+        return Err(Left::Long);
+    }
+    ids.truncate(max_length - prompt.len());
+    if whole {
+        prompt.append(&mut ids);
+        std::mem::swap(&mut prompt, &mut ids);
+    }
+    // Without a prompt the first token only conditions.
+    if ids.len() < if prompt.is_empty() { 2 } else { 1 } {
+        return Err(Left::Short);
+    }
+    let finished = ids.last().copied() == tokens.eos() && tokens.eos().is_some();
+    Ok((prompt, Answer { ids, logps: Vec::new(), finished, reward: f64::NAN }))
+}

@@ -1,0 +1,169 @@
+//! Learning-rate schedules, equal to transformers' (`optimization.py`): a pure function of the step, counted from 0. The first
+//! step under a warm-up has rate 0.
+
+use crate::Result;
+use crate::config::{Config, Scheduler};
+use kernels::adamw;
+use runtime::{Buffer, Stream, View};
+use std::f64::consts::PI;
+use std::ops::Range;
+
+/// A schedule over a run of known length.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Schedule {
+    /// Its shape.
+    pub shape: Scheduler,
+    /// Highest rate.
+    pub base: f64,
+    /// Where cosine_with_min_lr ends, as a share of `base`.
+    pub min_rate: f64,
+}
+
+impl Schedule {
+    /// From `lr_scheduler_type`, `learning_rate`, `min_lr_rate`.
+    pub fn new(config: &Config) -> Schedule {
+        Schedule { shape: config.lr_scheduler_type, base: config.learning_rate, min_rate: config.min_lr_rate }
+    }
+
+    /// Rate of a step of `total`, the first `warmup` of which rise from 0.
+    pub fn lr(&self, step: u64, total: u64, warmup: u64) -> f64 {
+        self.base * self.factor(step, total, warmup)
+    }
+
+    /// Share of `base`.
+    fn factor(&self, step: u64, total: u64, warmup: u64) -> f64 {
+        if self.shape == Scheduler::Constant {
+            return 1.0;
+        }
+        if step < warmup {
+            return step as f64 / warmup as f64;
+        }
+        let after = total.saturating_sub(warmup).max(1) as f64;
+        let cosine = || 0.5 * (1.0 + (PI * (step - warmup) as f64 / after).cos());
+        match self.shape {
+            Scheduler::Constant | Scheduler::ConstantWithWarmup => 1.0,
+            Scheduler::Linear => total.saturating_sub(step) as f64 / after,
+            Scheduler::Cosine => cosine().max(0.0),
+            Scheduler::CosineWithMinLr => (cosine() * (1.0 - self.min_rate) + self.min_rate).max(0.0),
+        }
+    }
+}
+
+/// Steps of warm-up: `warmup_steps` if above 0, else the ratio of `total`, rounded up.
+pub fn warmup(config: &Config, total: u64) -> u64 {
+    match config.warmup_steps {
+        0 => (total as f64 * config.warmup_ratio).ceil() as u64,
+        steps => u64::from(steps),
+    }
+}
+
+/// AdamW over one flat arena of parameters, with clipping and the schedule of the settings.
+#[derive(Debug)]
+pub struct Optimizer {
+    m: Buffer<f32>,
+    v: Buffer<f32>,
+    params: adamw::Params,
+    max_grad_norm: f64,
+    schedule: Schedule,
+    total: u64,
+    warmup: u64,
+    steps: u64,
+}
+
+impl Optimizer {
+    /// Zeroed moments for `len` parameters and a run of `total` steps.
+    pub fn new(s: &Stream, len: usize, c: &Config, total: u64) -> Result<Optimizer> {
+        let params = adamw::Params {
+            lr: c.learning_rate,
+            beta1: c.adam_beta1,
+            beta2: c.adam_beta2,
+            eps: c.adam_epsilon,
+            weight_decay: c.weight_decay,
+            step: 0,
+            grad_scale: 1.0,
+        };
+        Ok(Optimizer {
+            m: s.zeros(len)?,
+            v: s.zeros(len)?,
+            params,
+            max_grad_norm: c.max_grad_norm,
+            schedule: Schedule::new(c),
+            total,
+            warmup: warmup(c, total),
+            steps: 0,
+        })
+    }
+
+    /// Another one for as many parameters, at its beginning.
+    pub fn restarted(&self, s: &Stream, c: &Config, total: u64) -> Result<Optimizer> {
+        Optimizer::new(s, self.m.len(), c, total)
+    }
+
+    /// Steps taken.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// Clips and steps: returns the gradient norm before clipping and the learning rate used. `tensors` are the parts of `g` that
+    /// are tensors. A norm that is not finite changes nothing.
+    pub fn step(&mut self, s: &Stream, p: View<'_>, g: View<'_>, tensors: &[Range<usize>]) -> Result<(f64, f64)> {
+        let norm = adamw::grad_norm(s, g, tensors)?;
+        let lr = self.schedule.lr(self.steps, self.total, self.warmup);
+        if norm.is_finite() {
+            self.steps += 1;
+            let grad_scale = adamw::clip_scale(norm, self.max_grad_norm);
+            let params = adamw::Params { lr, step: self.steps, grad_scale, ..self.params };
+            adamw::step(s, p, self.m.view(), self.v.view(), g, &params)?;
+        }
+        Ok((norm, lr))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Command;
+
+    fn rates(shape: Scheduler, total: u64, warmup: u64) -> Vec<f64> {
+        let schedule = Schedule { shape, base: 2.0, min_rate: 0.1 };
+        (0..=total).map(|step| schedule.lr(step, total, warmup)).collect()
+    }
+
+    #[track_caller]
+    fn close(got: &[f64], want: &[f64]) {
+        assert_eq!(got.len(), want.len());
+        got.iter().zip(want).for_each(|(g, w)| assert!((g - w).abs() < 1e-12, "{got:?} {want:?}"));
+    }
+
+    #[test]
+    fn shapes_by_hand() {
+        close(&rates(Scheduler::Linear, 4, 0), &[2.0, 1.5, 1.0, 0.5, 0.0]);
+        close(&rates(Scheduler::Linear, 6, 2), &[0.0, 1.0, 2.0, 1.5, 1.0, 0.5, 0.0]);
+        let r = std::f64::consts::FRAC_1_SQRT_2;
+        close(&rates(Scheduler::Cosine, 4, 0), &[2.0, 1.0 + r, 1.0, 1.0 - r, 0.0]);
+        close(&rates(Scheduler::Cosine, 6, 2), &[0.0, 1.0, 2.0, 1.0 + r, 1.0, 1.0 - r, 0.0]);
+        close(&rates(Scheduler::CosineWithMinLr, 2, 0), &[2.0, 1.1, 0.2]);
+        close(&rates(Scheduler::Constant, 2, 2), &[2.0, 2.0, 2.0]);
+        close(&rates(Scheduler::ConstantWithWarmup, 4, 2), &[0.0, 1.0, 2.0, 2.0, 2.0]);
+    }
+
+    #[test]
+    fn degenerate_lengths_are_finite() {
+        for shape in [Scheduler::Linear, Scheduler::Cosine, Scheduler::CosineWithMinLr, Scheduler::ConstantWithWarmup] {
+            let schedule = Schedule { shape, base: 1.0, min_rate: 0.0 };
+            for (step, total, warmup) in [(0, 0, 0), (5, 0, 9), (9, 3, 1), (3, 3, 3)] {
+                assert!((0.0..=1.0).contains(&schedule.lr(step, total, warmup)), "{shape:?} {step} {total} {warmup}");
+            }
+        }
+    }
+
+    #[test]
+    fn warm_up_by_steps_or_ratio() {
+        let mut config = Config::defaults(Command::Sft);
+        assert_eq!(warmup(&config, 100), 0);
+        config.warmup_ratio = 0.03;
+        assert_eq!((warmup(&config, 80), warmup(&config, 100)), (3, 3));
+        config.warmup_steps = 7;
+        assert_eq!(warmup(&config, 100), 7);
+    }
+}
