@@ -1,6 +1,8 @@
 //! Speed of every room at the sizes we train: `cargo bench -p ple-kernels [-- FILTER]`. Prints device, threads, the measured FMA peak,
 //! and per row time, GFLOP/s (or GB/s) and share of the peak. Best of several runs: the machine is shared.
 
+use ple_kernels as kernels;
+
 use kernels::attention::{Heads, Params};
 use kernels::panels::{Panels, packed_len};
 use kernels::{adamw, attention, decode_attention, embedding, kv_store, linear, logprob, rms_norm, rope, sample, score, swiglu};
@@ -74,7 +76,11 @@ impl Bench {
         self.peak = self.peak.max(if runs < 6 { self.measure_peak() } else { 0.0 });
         let speed = flops / best / 1e9;
         let share = 100.0 * speed / self.peak;
-        println!("{name:<44} {:>10.3} ms {speed:>8.1} GFLOP/s {share:>5.1} % of FMA peak {:>7.1} GB/s", best * 1e3, bytes / best / 1e9);
+        println!(
+            "{name:<44} {:>10.3} ms {speed:>8.1} GFLOP/s {share:>5.1} % of FMA peak {:>7.1} GB/s",
+            best * 1e3,
+            bytes / best / 1e9
+        );
         Ok(())
     }
 
@@ -102,11 +108,25 @@ fn linears(b: &mut Bench) -> Result<()> {
             let shape = format!("{rows}x{k}x{n}");
             let none = View::none(DType::F32);
             b.row(&format!("linear {shape}"), flops, bytes, |q| linear::forward(q, y.view(), none, x.view(), &[base]))?;
-            b.row(&format!("linear+lora {shape}"), flops + extra, bytes, |q| linear::forward(q, y.view(), s.view(), x.view(), &tuned))?;
+            b.row(&format!("linear+lora {shape}"), flops + extra, bytes, |q| {
+                linear::forward(q, y.view(), s.view(), x.view(), &tuned)
+            })?;
             if rows == M {
-                b.row(&format!("linear dX+lora {shape}"), flops + extra, bytes, |q| linear::backward(q, x.view(), ds.view(), y.view(), &tuned))?;
+                b.row(&format!("linear dX+lora {shape}"), flops + extra, bytes, |q| {
+                    linear::backward(q, x.view(), ds.view(), y.view(), &tuned)
+                })?;
                 b.row(&format!("linear dA dB {shape}"), extra, bytes, |q| {
-                    linear::backward_lora(q, &[da.view()], &[db.view()], x.view(), s.view(), ds.view(), y.view(), &tuned, examples.view())
+                    linear::backward_lora(
+                        q,
+                        &[da.view()],
+                        &[db.view()],
+                        x.view(),
+                        s.view(),
+                        ds.view(),
+                        y.view(),
+                        &tuned,
+                        examples.view(),
+                    )
                 })?;
                 b.row(&format!("linear dW {shape}"), flops, bytes, |q| {
                     linear::backward_weight(q, &[w.view()], &[None], x.view(), y.view(), &[n], examples.view())
@@ -136,7 +156,9 @@ fn heads(b: &mut Bench) -> Result<()> {
             logprob::backward(q, dx.view(), dlogp.view(), kept, x.view(), rows.view(), targets.view(), head, scaling)
         })?;
         let (out, w) = (b.up(m, 1)?, b.up(c, 2)?);
-        b.row(&format!("score {m}x{c}"), (2 * m * c) as f64, 4.0 * (m * c) as f64, |q| score::forward(q, out.view(), x.view(), rows.view(), w.view()))?;
+        b.row(&format!("score {m}x{c}"), (2 * m * c) as f64, 4.0 * (m * c) as f64, |q| {
+            score::forward(q, out.view(), x.view(), rows.view(), w.view())
+        })?;
     }
     Ok(())
 }
@@ -158,14 +180,27 @@ fn attentions(b: &mut Bench) -> Result<()> {
             attention::forward(q, out.view(), m.view(), l.view(), qkv.view(), segments.view(), heads, params)
         })?;
         b.row(&format!("attention backward {shape}"), 2.5 * flops, 2.0 * bytes, |q| {
-            attention::backward(q, dqkv.view(), dout.view(), out.view(), qkv.view(), m.view(), l.view(), segments.view(), heads, params)
+            attention::backward(
+                q,
+                dqkv.view(),
+                dout.view(),
+                out.view(),
+                qkv.view(),
+                m.view(),
+                l.view(),
+                segments.view(),
+                heads,
+                params,
+            )
         })?;
         let blocks = len / 64;
         let (keys, values) = (b.up(count * blocks * k * d * 64, 6)?, b.up(count * blocks * k * d * 64, 7)?);
         let pages = kv_store::Pages { k: keys.view(), v: values.view() };
         let slots: Vec<u32> = (0..n as u32).collect();
         let slots = b.stream.upload(&slots)?;
-        b.row(&format!("kv_store {shape}"), 0.0, 8.0 * (n * k * d) as f64, |q| kv_store::forward(q, pages, qkv.view(), slots.view(), heads))?;
+        b.row(&format!("kv_store {shape}"), 0.0, 8.0 * (n * k * d) as f64, |q| {
+            kv_store::forward(q, pages, qkv.view(), slots.view(), heads)
+        })?;
         let pieces: Vec<u32> = (0..(count * blocks) as u32).flat_map(|p| [p, p % blocks as u32, 0, 64]).collect();
         let first: Vec<u32> = (0..=count).map(|i| (i * blocks) as u32).collect();
         let pos = vec![len as u32 - 1; count];
@@ -192,22 +227,30 @@ fn elementwise(b: &mut Bench) -> Result<()> {
     })?;
     let (gate_up, act) = (b.up(n * 2 * f, 6)?, b.up(n * f, 7)?);
     let dgate_up = b.up(n * 2 * f, 8)?;
-    b.row("swiglu 2048x768", (20 * n * f) as f64, gb(3 * n * f), |q| swiglu::forward(q, act.view(), gate_up.view()))?;
-    b.row("swiglu backward 2048x768", (25 * n * f) as f64, gb(5 * n * f), |q| swiglu::backward(q, dgate_up.view(), act.view(), gate_up.view()))?;
+    b.row("swiglu 2048x768", (20 * n * f) as f64, gb(3 * n * f), |q| swiglu::forward(q, act.view(), gate_up.view(), f))?;
+    b.row("swiglu backward 2048x768", (25 * n * f) as f64, gb(5 * n * f), |q| {
+        swiglu::backward(q, dgate_up.view(), act.view(), gate_up.view(), f)
+    })?;
     let table = b.stream.upload(&rope::table(n, d, 10000.0, None))?;
     let pos: Vec<u32> = (0..n as u32).collect();
     let pos = b.stream.upload(&pos)?;
-    b.row("rope 2048 x 6 heads of 48", (6 * n * c) as f64, gb(2 * n * c), |q| rope::forward(q, x.view(), pos.view(), table.view(), 6, d, c))?;
+    b.row("rope 2048 x 6 heads of 48", (6 * n * c) as f64, gb(2 * n * c), |q| {
+        rope::forward(q, x.view(), pos.view(), table.view(), 6, d, c)
+    })?;
     let v = 32000;
     let wte = b.up(packed_len(v, c), 9)?;
-    b.row("embedding 2048x288 of 32000", 0.0, gb(2 * n * c), |q| embedding::forward(q, y.view(), pos.view(), Panels::new(wte.view(), v, c)?, 1.0))?;
+    b.row("embedding 2048x288 of 32000", 0.0, gb(2 * n * c), |q| {
+        embedding::forward(q, y.view(), pos.view(), Panels::new(wte.view(), v, c)?, 1.0)
+    })?;
     let p = b.up(1 << 20, 1)?;
     let (m, mut v2, g) = (b.up(1 << 20, 2)?, b.stream.zeros::<f32>(1 << 20)?, b.up(1 << 20, 4)?);
     v2.write(&[1e-3])?;
     let params = adamw::Params { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, step: 10, grad_scale: 1.0 };
     b.row("adamw 1M", (12 << 20) as f64, gb(7 << 20), |q| adamw::step(q, p.view(), m.view(), v2.view(), g.view(), &params))?;
     let range = 0..1usize << 20;
-    b.row("grad_norm 1M", (2 << 20) as f64, gb(1 << 20), |q| adamw::grad_norm(q, g.view(), std::slice::from_ref(&range)).map(|_| ()))?;
+    b.row("grad_norm 1M", (2 << 20) as f64, gb(1 << 20), |q| {
+        adamw::grad_norm(q, g.view(), std::slice::from_ref(&range)).map(|_| ())
+    })?;
     let rows = 32;
     let (logits, lp) = (b.up(rows * 32000, 1)?, b.up(rows, 2)?);
     let (ids, draws) = (b.stream.zeros::<u32>(rows)?, b.stream.upload(&vec![123_456_789u32; 2 * rows])?);

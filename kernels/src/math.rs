@@ -245,9 +245,12 @@ mod tests {
         xs.map(|x| (ulps(x), x)).fold((0.0, 0.0), |a, b| if b.0 > a.0 { b } else { a })
     }
 
+    /// Name, function, truth, interval, limit in ulp.
+    type Limit = (&'static str, fn(f32) -> f32, fn(f64) -> f64, f32, f32, f64);
+
     #[test]
     fn errors_against_f64() {
-        let limits: [(&str, fn(f32) -> f32, fn(f64) -> f64, f32, f32, f64); 8] = [
+        let limits: [Limit; 8] = [
             ("exp2", exp2, f64::exp2, -126.0, 127.9, 2.0),
             ("exp near 0", exp, f64::exp, -1.0, 1.0, 2.6),
             ("log1p small", log1p, f64::ln_1p, 1e-6, 1.0, 2.0),

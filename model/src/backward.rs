@@ -29,7 +29,16 @@ impl Pass<'_> {
 
 impl Transformer {
     /// Adds the gradients of the last [`crate::Keep::Backward`] forward of the same batch to `g`. `dout` `[M]` is d loss / d out.
-    pub fn backward(&self, s: &Stream, a: &mut Acts, b: &Batch, ad: Adapter, h: Head<'_>, dout: &Buffer<f32>, g: &mut Grads) -> Result<()> {
+    pub fn backward(
+        &self,
+        s: &Stream,
+        a: &mut Acts,
+        b: &Batch,
+        ad: Adapter,
+        h: Head<'_>,
+        dout: &Buffer<f32>,
+        g: &mut Grads,
+    ) -> Result<()> {
         let at = a.at.gradients.ok_or_else(|| Error::Batch("these activations were planned without a backward".into()))?;
         if a.size != (b.tokens(), b.loss_rows()) {
             return Err(Error::Batch("backward of another batch than the last forward's".into()));
@@ -70,7 +79,16 @@ impl Transformer {
         self.norm_backward(p, p.at.stream[0], dhidden, last, rstd, self.base.final_norm, None)
     }
 
-    fn norm_backward(&self, p: &Pass<'_>, dx: Region, dy: View<'_>, x: View<'_>, rstd: View<'_>, w: Region, add: Option<View<'_>>) -> Result<()> {
+    fn norm_backward(
+        &self,
+        p: &Pass<'_>,
+        dx: Region,
+        dy: View<'_>,
+        x: View<'_>,
+        rstd: View<'_>,
+        w: Region,
+        add: Option<View<'_>>,
+    ) -> Result<()> {
         let weight = self.base.arena().view(w)?;
         rms_norm::backward(p.s, p.view(dx, self.config.hidden_size)?, dy, x, rstd, weight, add, 0.0)?;
         if p.full() {
@@ -172,7 +190,17 @@ impl Transformer {
                 let kept = self.kept(a, entries.clone())?;
                 let panels = self.base.panels(self.lm_head()?)?;
                 let (rows, targets) = (at(a.at.rows)?, at(a.at.targets)?);
-                logprob::backward_weight(p.s, partial, dout.slice(entries.clone())?, kept, hidden, rows, targets, panels, scaling(inv_temperature))?;
+                logprob::backward_weight(
+                    p.s,
+                    partial,
+                    dout.slice(entries.clone())?,
+                    kept,
+                    hidden,
+                    rows,
+                    targets,
+                    panels,
+                    scaling(inv_temperature),
+                )?;
             }
             if head.is_some_and(|head| head != embedding) {
                 panels::accumulate(p.s, p.grads.view(head.unwrap_or(embedding))?, partial)?;

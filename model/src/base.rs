@@ -1,9 +1,9 @@
 //! The base weights on the device, in one arena: matrices packed in panels, norms and biases in f32.
 
+use crate::Result;
 use crate::config::Config;
 use crate::lora::Tensor;
 use crate::weights::Checkpoint;
-use crate::Result;
 use kernels::panels::{self, Panels};
 use kernels::sample;
 use runtime::{Arena, DType, Plan, Region, Stream};
@@ -169,7 +169,10 @@ impl Base {
                 let bound = 0.02 * 3f32.sqrt();
                 let w: Vec<f32> = (0..t.shape[0] * t.shape[1])
                     .map(|i| {
-                        let word = sample::philox(key, [(i / 4) as u32, ((i / 4) as u64 >> 32) as u32, FIRST_ORDINAL + ordinal as u32, 0])[i % 4];
+                        let word = sample::philox(
+                            key,
+                            [(i / 4) as u32, ((i / 4) as u64 >> 32) as u32, FIRST_ORDINAL + ordinal as u32, 0],
+                        )[i % 4];
                         (2.0 * ((word >> 8) as f32 * (-24f32).exp2()) - 1.0) * bound
                     })
                     .collect();
@@ -196,8 +199,10 @@ impl Base {
             };
             rows.push((t.name.clone(), shape, w));
         }
-        let tensors: Vec<_> =
-            rows.iter().map(|(name, shape, w)| (name.clone(), DType::F32, shape.clone(), bytemuck::cast_slice::<f32, u8>(w))).collect();
+        let tensors: Vec<_> = rows
+            .iter()
+            .map(|(name, shape, w)| (name.clone(), DType::F32, shape.clone(), bytemuck::cast_slice::<f32, u8>(w)))
+            .collect();
         crate::weights::write_safetensors(&folder.join("model.safetensors"), &tensors)
     }
 

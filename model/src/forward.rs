@@ -84,7 +84,16 @@ impl Transformer {
         Ok(())
     }
 
-    fn norm(&self, s: &Stream, y: View<'_>, rstd: View<'_>, sum: View<'_>, x: View<'_>, delta: Option<View<'_>>, w: View<'_>) -> Result<()> {
+    fn norm(
+        &self,
+        s: &Stream,
+        y: View<'_>,
+        rstd: View<'_>,
+        sum: View<'_>,
+        x: View<'_>,
+        delta: Option<View<'_>>,
+        w: View<'_>,
+    ) -> Result<()> {
         Ok(rms_norm::forward(s, y, rstd, sum, x, delta, w, self.config.rms_norm_eps as f32, 0.0)?)
     }
 

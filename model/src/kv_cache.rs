@@ -117,7 +117,9 @@ impl KvCache {
         let regions = acts::plan(&mut p, &model.config, &model.group_ranks(), &act_limits(&limits), Keep::Nothing);
         let overlay = match overlay {
             Some(overlay) if overlay.bytes() >= p.bytes() => overlay,
-            Some(overlay) => return Err(Error::Batch(format!("overlay of {} bytes, the cache needs {}", overlay.bytes(), p.bytes()))),
+            Some(overlay) => {
+                return Err(Error::Batch(format!("overlay of {} bytes, the cache needs {}", overlay.bytes(), p.bytes())));
+            }
             None => Arena::new(s, p.bytes())?,
         };
         Ok(KvCache {
@@ -163,7 +165,8 @@ impl KvCache {
                 piece.page
             }
             None => {
-                let page = self.free.pop().ok_or_else(|| Error::Batch(format!("all {} KV pages are in use", self.limits.pages)))?;
+                let page =
+                    self.free.pop().ok_or_else(|| Error::Batch(format!("all {} KV pages are in use", self.limits.pages)))?;
                 self.holders[page as usize] = 1;
                 path.pieces.push(Piece { page, block, from: offset, to: offset + 1 });
                 page
@@ -202,7 +205,8 @@ impl KvCache {
             let mut path = match segment.parent {
                 Parent::Root => Path::default(),
                 Parent::Segment(parent) => {
-                    let parent = paths.get(parent as usize).ok_or_else(|| Error::Batch("a parent must come before its child".into()))?;
+                    let parent =
+                        paths.get(parent as usize).ok_or_else(|| Error::Batch("a parent must come before its child".into()))?;
                     self.share(&parent.clone())
                 }
                 Parent::Cached(id) => return Err(Error::Batch(format!("prefix {} is not in the cache", id.0))),
@@ -259,7 +263,12 @@ impl KvCache {
     /// Sampled ids, log-probabilities, sampling log-probabilities, draws.
     pub(crate) fn sampled(&self, n: usize) -> Result<[View<'_>; 4]> {
         let a = &self.acts;
-        Ok([a.view(self.at.ids, n)?, a.view(self.at.logps, n)?, a.view(self.at.sampling_logps, n)?, a.view(self.at.draws, 2 * n)?])
+        Ok([
+            a.view(self.at.ids, n)?,
+            a.view(self.at.logps, n)?,
+            a.view(self.at.sampling_logps, n)?,
+            a.view(self.at.draws, 2 * n)?,
+        ])
     }
 
     /// What penalties count: `[n, V]`, or empty.

@@ -21,8 +21,8 @@ pub mod transformer;
 pub mod weights;
 
 pub use acts::{Acts, Keep, Limits};
-pub use batch::{Batch, Columns, Parent, PrefixId, Segment, Span};
 pub use adapter::{AdapterConfig, Targets};
+pub use batch::{Batch, Columns, Parent, PrefixId, Segment, Span};
 pub use config::{Config, ModuleSpec, RopeScaling, TensorSpec};
 pub use decode::{DecodeRun, Finished, SampleKey, Settings};
 pub use error::{Error, Result};

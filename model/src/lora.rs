@@ -45,7 +45,8 @@ impl Lora {
         let mut modules = vec![[None; MODULES]; base.layers()];
         let mut tensors = Vec::new();
         for m in &adapter.modules {
-            let (layer, module) = base.locate(&m.path).ok_or_else(|| Error::Batch(format!("adapter module {} is not in the model", m.path)))?;
+            let (layer, module) =
+                base.locate(&m.path).ok_or_else(|| Error::Batch(format!("adapter module {} is not in the model", m.path)))?;
             let (o, i) = base.size(module);
             let region = |plan: &mut Plan, tensors: &mut Vec<Tensor>, side: char, shape: [usize; 2]| {
                 let region = plan.region(shape[0] * shape[1], DType::F32);

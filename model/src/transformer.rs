@@ -1,9 +1,9 @@
 //! The transformer: base weights, adapter slots, and what forward and backward need of them.
 
 use crate::acts::{self, Acts, GROUPS, Keep, Limits};
-use crate::config::ModuleSpec;
 use crate::base::{Base, MODULE_NAMES, MODULES};
 use crate::config::Config;
+use crate::config::ModuleSpec;
 use crate::lora::{Lora, Tensor};
 use crate::weights::Checkpoint;
 use crate::{Batch, Error, Result};
@@ -193,7 +193,9 @@ impl Transformer {
         let regions = self.regions(&mut plan, limits, keep);
         let overlay = match overlay {
             Some(overlay) if overlay.bytes() >= plan.bytes() => overlay,
-            Some(overlay) => return Err(Error::Batch(format!("overlay of {} bytes, the plan needs {}", overlay.bytes(), plan.bytes()))),
+            Some(overlay) => {
+                return Err(Error::Batch(format!("overlay of {} bytes, the plan needs {}", overlay.bytes(), plan.bytes())));
+            }
             None => Arena::new(s, plan.bytes())?,
         };
         Ok(Acts::on(overlay, regions, limits))
@@ -251,7 +253,13 @@ impl Transformer {
     }
 
     /// Calls `run` with the operands of a module group.
-    pub(crate) fn group<R>(&self, layer: usize, group: usize, adapter: Adapter, run: impl FnOnce(&[linear::Part<'_>]) -> Result<R>) -> Result<R> {
+    pub(crate) fn group<R>(
+        &self,
+        layer: usize,
+        group: usize,
+        adapter: Adapter,
+        run: impl FnOnce(&[linear::Part<'_>]) -> Result<R>,
+    ) -> Result<R> {
         let lora = self.slot(adapter)?;
         let part = |module: usize| self.part(layer, module, lora);
         match GROUPS[group] {
@@ -271,10 +279,14 @@ impl Transformer {
     /// Ids, positions and loss rows within bounds.
     pub(crate) fn check(&self, b: &Batch) -> Result<()> {
         let (v, n) = (self.config.vocab_size as u32, b.tokens() as u32);
-        let wrong = |what: &str, i: usize, got: u32, most: u32| Err(Error::Batch(format!("{what} {i} is {got}, must be below {most}")));
-        for (what, values, most) in
-            [("token", &b.tokens, v), ("target", &b.targets, v), ("loss row", &b.rows, n), ("position", &b.pos, self.positions as u32)]
-        {
+        let wrong =
+            |what: &str, i: usize, got: u32, most: u32| Err(Error::Batch(format!("{what} {i} is {got}, must be below {most}")));
+        for (what, values, most) in [
+            ("token", &b.tokens, v),
+            ("target", &b.targets, v),
+            ("loss row", &b.rows, n),
+            ("position", &b.pos, self.positions as u32),
+        ] {
             if let Some(i) = values.iter().position(|&x| x >= most) {
                 return wrong(what, i, values[i], most);
             }

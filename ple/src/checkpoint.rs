@@ -21,7 +21,8 @@ const COMPANIONS: [&str; 10] = [
 
 /// Makes a folder and what leads to it.
 pub fn create_folder(path: &Path) -> Result<()> {
-    std::fs::create_dir_all(path).map_err(|source| runtime::Error::File { path: path.to_path_buf(), action: "create", source }.into())
+    std::fs::create_dir_all(path)
+        .map_err(|source| runtime::Error::File { path: path.to_path_buf(), action: "create", source }.into())
 }
 
 /// Writes what was tuned into `folder`. Under full tuning `base` is the folder whose configuration and tokenizer go along.
@@ -43,6 +44,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     if !from.is_file() {
         return Ok(());
     }
-    let bytes = std::fs::read(from).map_err(|source| runtime::Error::File { path: from.to_path_buf(), action: "read", source })?;
+    let bytes =
+        std::fs::read(from).map_err(|source| runtime::Error::File { path: from.to_path_buf(), action: "read", source })?;
     Ok(host::write_file(to, |out| out.write_all(&bytes))?)
 }

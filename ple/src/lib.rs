@@ -1,13 +1,21 @@
 //! Third floor: text in, adapters and metrics out. Methods, data, rewards, the training loop, the command line.
 #![forbid(unsafe_code)]
 
+pub mod checkpoint;
+pub mod command;
 pub mod config;
 pub mod data;
 pub mod doctor;
 pub mod error;
+pub mod log;
+pub mod logprob;
 pub mod method;
+pub mod open;
 pub mod optim;
+pub mod pack;
 pub mod principle;
 pub mod reward;
+pub mod rollout;
+pub mod trainer;
 
 pub use error::{Error, Result};

@@ -16,7 +16,8 @@ pub struct Lines {
 impl Lines {
     /// Starts the file anew.
     pub fn create(path: &Path) -> Result<Lines> {
-        let out = File::create(path).map_err(|source| runtime::Error::File { path: path.to_path_buf(), action: "create", source })?;
+        let out =
+            File::create(path).map_err(|source| runtime::Error::File { path: path.to_path_buf(), action: "create", source })?;
         Ok(Lines { out: BufWriter::new(out), path: path.to_path_buf() })
     }
 

@@ -24,7 +24,13 @@ pub fn score(s: &Stream, model: &Transformer, acts: &mut Acts, adapter: Adapter,
 }
 
 /// Mean negative log-probability per token of the examples, and the tokens.
-pub fn mean_loss(s: &Stream, model: &Transformer, acts: &mut Acts, adapter: Adapter, examples: &[&Example]) -> Result<(f64, usize)> {
+pub fn mean_loss(
+    s: &Stream,
+    model: &Transformer,
+    acts: &mut Acts,
+    adapter: Adapter,
+    examples: &[&Example],
+) -> Result<(f64, usize)> {
     let logps = score(s, model, acts, adapter, examples)?;
     let tokens: usize = logps.iter().map(Vec::len).sum();
     let sum: f64 = logps.iter().flatten().map(|l| *l as f64).sum();

@@ -64,9 +64,17 @@ impl Opened {
 
     fn base(c: &Config, full: bool) -> Result<Opened> {
         let stream = stream(c)?;
-        let folder = c.model_name_or_path.as_ref().or(c.init_from_config.as_ref()).ok_or_else(|| Error::Usage("model_name_or_path: wanted a folder, got nothing".into()))?.clone();
+        let folder = c
+            .model_name_or_path
+            .as_ref()
+            .or(c.init_from_config.as_ref())
+            .ok_or_else(|| Error::Usage("model_name_or_path: wanted a folder, got nothing".into()))?
+            .clone();
         if !folder.is_dir() {
-            return Err(Error::file(&folder, "wanted a model folder, got nothing there (`hf download NAME --local-dir DIR` fetches one)"));
+            return Err(Error::file(
+                &folder,
+                "wanted a model folder, got nothing there (`hf download NAME --local-dir DIR` fetches one)",
+            ));
         }
         let model = match c.init_from_config {
             Some(_) => Transformer::fresh(&stream, &folder, c.seed)?,

@@ -1,8 +1,12 @@
 //! Learning-rate schedules, equal to transformers' (`optimization.py`): a pure function of the step, counted from 0. The first
 //! step under a warm-up has rate 0.
 
+use crate::Result;
 use crate::config::{Config, Scheduler};
+use kernels::adamw;
+use runtime::{Buffer, Stream, View};
 use std::f64::consts::PI;
+use std::ops::Range;
 
 /// A schedule over a run of known length.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -50,6 +54,68 @@ pub fn warmup(config: &Config, total: u64) -> u64 {
     match config.warmup_steps {
         0 => (total as f64 * config.warmup_ratio).ceil() as u64,
         steps => u64::from(steps),
+    }
+}
+
+/// AdamW over one flat arena of parameters, with clipping and the schedule of the settings.
+#[derive(Debug)]
+pub struct Optimizer {
+    m: Buffer<f32>,
+    v: Buffer<f32>,
+    params: adamw::Params,
+    max_grad_norm: f64,
+    schedule: Schedule,
+    total: u64,
+    warmup: u64,
+    steps: u64,
+}
+
+impl Optimizer {
+    /// Zeroed moments for `len` parameters and a run of `total` steps.
+    pub fn new(s: &Stream, len: usize, c: &Config, total: u64) -> Result<Optimizer> {
+        let params = adamw::Params {
+            lr: c.learning_rate,
+            beta1: c.adam_beta1,
+            beta2: c.adam_beta2,
+            eps: c.adam_epsilon,
+            weight_decay: c.weight_decay,
+            step: 0,
+            grad_scale: 1.0,
+        };
+        Ok(Optimizer {
+            m: s.zeros(len)?,
+            v: s.zeros(len)?,
+            params,
+            max_grad_norm: c.max_grad_norm,
+            schedule: Schedule::new(c),
+            total,
+            warmup: warmup(c, total),
+            steps: 0,
+        })
+    }
+
+    /// Another one for as many parameters, at its beginning.
+    pub fn restarted(&self, s: &Stream, c: &Config, total: u64) -> Result<Optimizer> {
+        Optimizer::new(s, self.m.len(), c, total)
+    }
+
+    /// Steps taken.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// Clips and steps: returns the gradient norm before clipping and the learning rate used. `tensors` are the parts of `g` that
+    /// are tensors. A norm that is not finite changes nothing.
+    pub fn step(&mut self, s: &Stream, p: View<'_>, g: View<'_>, tensors: &[Range<usize>]) -> Result<(f64, f64)> {
+        let norm = adamw::grad_norm(s, g, tensors)?;
+        let lr = self.schedule.lr(self.steps, self.total, self.warmup);
+        if norm.is_finite() {
+            self.steps += 1;
+            let grad_scale = adamw::clip_scale(norm, self.max_grad_norm);
+            let params = adamw::Params { lr, step: self.steps, grad_scale, ..self.params };
+            adamw::step(s, p, self.m.view(), self.v.view(), g, &params)?;
+        }
+        Ok((norm, lr))
     }
 }
 

@@ -74,7 +74,8 @@ impl Sampler<'_> {
             let mut settings = self.settings.clone();
             settings.sampling = drawn(side);
             let requests = self.requests(prompts, side, i as u32);
-            let answers = generate(self.stream, self.model, kv, &requests, &settings, self.policy, &mut |done| progress(before + done))?;
+            let answers =
+                generate(self.stream, self.model, kv, &requests, &settings, self.policy, &mut |done| progress(before + done))?;
             before += answers.len();
             for (j, answer) in answers.into_iter().enumerate() {
                 let (query, sample) = (j / side.samples as usize, (j % side.samples as usize) as u32);
@@ -133,12 +134,24 @@ pub struct Gap {
 const SCORED_AGAIN: usize = 64;
 
 /// Scores the first finished answers of each side again, under the prompt they were sampled from.
-pub fn gap(s: &Stream, model: &Transformer, acts: &mut Acts, policy: Adapter, prompts: &[Prompt], sides: &[Side], samples: &[Sample]) -> Result<Gap> {
+pub fn gap(
+    s: &Stream,
+    model: &Transformer,
+    acts: &mut Acts,
+    policy: Adapter,
+    prompts: &[Prompt],
+    sides: &[Side],
+    samples: &[Sample],
+) -> Result<Gap> {
     let of_side = |side: u32| samples.iter().filter(move |s| s.side == side && !s.answer.ids.is_empty()).take(SCORED_AGAIN);
     let chosen: Vec<&Sample> = (0..sides.len() as u32).flat_map(of_side).collect();
     let examples: Vec<Example> = chosen
         .iter()
-        .map(|s| Example { prompt: prompt_of(prompts, sides, s).to_vec(), answers: vec![s.answer.ids.clone()], ..Example::default() })
+        .map(|s| Example {
+            prompt: prompt_of(prompts, sides, s).to_vec(),
+            answers: vec![s.answer.ids.clone()],
+            ..Example::default()
+        })
         .collect();
     let again = crate::logprob::score(s, model, acts, policy, &examples.iter().collect::<Vec<_>>())?;
     let (mut gap, mut tokens) = (Gap::default(), 0.0);

@@ -43,7 +43,10 @@ pub fn exact(values: &[f32]) -> Value {
     Value::Array(values.iter().map(|v| crate::log::number(*v as f64)).collect())
 }
 
-fn read(c: &Config, opened: &Opened) -> Result<(Vec<Map<String, Value>>, Vec<Example>)> {
+/// The rows as they came, and what is scored of each.
+type Read = (Vec<Map<String, Value>>, Vec<Example>);
+
+fn read(c: &Config, opened: &Opened) -> Result<Read> {
     let (mut rows, mut examples) = (Vec::new(), Vec::new());
     let mut lines = Lines::open(required(&c.dataset_name, "dataset_name")?)?;
     while let Some(line) = lines.next().transpose()? {
@@ -57,7 +60,11 @@ fn read(c: &Config, opened: &Opened) -> Result<(Vec<Map<String, Value>>, Vec<Exa
         };
         let (vocabulary, most) = (opened.model()?.config.vocab_size, opened.model()?.positions());
         if ids.is_empty() || (prompt.is_empty() && ids.len() < 2) {
-            return Err(invalid(format!("wanted at least one token to score after another, got {} after {}", ids.len(), prompt.len())));
+            return Err(invalid(format!(
+                "wanted at least one token to score after another, got {} after {}",
+                ids.len(),
+                prompt.len()
+            )));
         }
         if let Some(id) = prompt.iter().chain(&ids).find(|id| **id as usize >= vocabulary) {
             return Err(invalid(format!("wanted ids below the vocabulary's {vocabulary}, got {id}")));
@@ -76,7 +83,12 @@ fn read(c: &Config, opened: &Opened) -> Result<(Vec<Map<String, Value>>, Vec<Exa
     Ok((rows, examples))
 }
 
-fn tokenise(lines: &Lines, line: &crate::data::jsonl::Line, tokens: &dyn Tokens, invalid: &dyn Fn(String) -> Error) -> Result<(Vec<u32>, Vec<u32>)> {
+fn tokenise(
+    lines: &Lines,
+    line: &crate::data::jsonl::Line,
+    tokens: &dyn Tokens,
+    invalid: &dyn Fn(String) -> Error,
+) -> Result<(Vec<u32>, Vec<u32>)> {
     match Row::read(lines, line)? {
         Row::Answered { prompt, completion } => sft::pair(tokens, &prompt, &completion),
         Row::Text(text) => Ok((Vec::new(), tokens.encode(&text, true)?)),

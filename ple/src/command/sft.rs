@@ -145,4 +145,3 @@ fn evaluate(trainer: &Trainer, w: &mut Workspace, rows: &Rows, step: u64, log: &
     row.insert("eval_tokens".into(), json!(tokens));
     log.row(row, &format!("eval  step {step} loss {loss:.4} perplexity {:.3}", loss.exp()))
 }
-

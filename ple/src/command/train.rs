@@ -103,7 +103,14 @@ fn supervised_rows(c: &Config, opened: &Opened, tell: &mut dyn FnMut(String)) ->
 }
 
 /// The supervised stage, on the adapter that the iterations go on training; its optimizer is its own.
-fn supervise(c: &Config, trainer: &mut Trainer, rows: &sft::Rows, limits: Limits, overlay: Arena, log: &mut Log) -> Result<Arena> {
+fn supervise(
+    c: &Config,
+    trainer: &mut Trainer,
+    rows: &sft::Rows,
+    limits: Limits,
+    overlay: Arena,
+    log: &mut Log,
+) -> Result<Arena> {
     let mut w = Workspace::new(&trainer.stream, &trainer.model, limits, Some(overlay))?;
     let steps = rows.steps(c);
     let own = trainer.optimizer.restarted(&trainer.stream, c, steps)?;
@@ -139,7 +146,15 @@ fn plan(c: &Config, positions: usize, supervised: Option<&sft::Rows>) -> (CacheL
 }
 
 impl Run<'_> {
-    fn iterate(&self, iteration: u32, trainer: &mut Trainer, method: &mut Ple, overlay: Arena, log: &mut Log, left: &mut u64) -> Result<Arena> {
+    fn iterate(
+        &self,
+        iteration: u32,
+        trainer: &mut Trainer,
+        method: &mut Ple,
+        overlay: Arena,
+        log: &mut Log,
+        left: &mut u64,
+    ) -> Result<Arena> {
         let (c, clock) = (self.c, Instant::now());
         let Rollout::Sides(sides) = method.rollout(iteration) else {
             return Err(Error::Usage("ple train wants a method that samples".into()));
@@ -187,14 +202,23 @@ impl Run<'_> {
         (prompts, repeats)
     }
 
-    fn sample(&self, iteration: u32, trainer: &Trainer, prompts: &[Prompt], repeats: Vec<u32>, sides: &[Side], kv: &mut KvCache) -> Result<Vec<Sample>> {
+    fn sample(
+        &self,
+        iteration: u32,
+        trainer: &Trainer,
+        prompts: &[Prompt],
+        repeats: Vec<u32>,
+        sides: &[Side],
+        kv: &mut KvCache,
+    ) -> Result<Vec<Sample>> {
         let settings = Settings {
             sampling: kernels::sample::Sampling::default(),
             stop: self.opened.stop(&trainer.model.config),
             max_new_tokens: self.c.max_completion_length as usize,
             seed: self.c.seed,
         };
-        let sampler = Sampler { stream: &trainer.stream, model: &trainer.model, policy: trainer.policy, settings, iteration, repeats };
+        let sampler =
+            Sampler { stream: &trainer.stream, model: &trainer.model, policy: trainer.policy, settings, iteration, repeats };
         sampler.sample(&self.opened.tokenizer, prompts, sides, kv, &mut |_| {})
     }
 
@@ -226,7 +250,14 @@ impl Run<'_> {
     }
 
     /// One line per answer: what was asked, what came, what it was worth, what became of it.
-    fn completions(&self, iteration: u32, prompts: &[Prompt], sides: &[Side], samples: &[Sample], examples: &[Example]) -> Result<()> {
+    fn completions(
+        &self,
+        iteration: u32,
+        prompts: &[Prompt],
+        sides: &[Side],
+        samples: &[Sample],
+        examples: &[Example],
+    ) -> Result<()> {
         let mut labels: Vec<Option<&Example>> = Vec::with_capacity(prompts.len());
         let mut rest = examples.iter().peekable();
         labels.extend(prompts.iter().map(|p| rest.next_if(|e| e.row == p.row)));

@@ -112,6 +112,8 @@ pub struct Example {
     pub answers: Vec<Vec<u32>>,
     /// Per answer: its weight (`Columns::weight`); empty if unused.
     pub weights: Vec<f32>,
+    /// Per loss row: log-probability under the reference (`Columns::ref_logp`); empty if unused.
+    pub ref_logp: Vec<f32>,
     /// The method's own branch (`Batch::tags`).
     pub tag: u32,
 }

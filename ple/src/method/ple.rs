@@ -25,6 +25,15 @@ pub const GUIDED_HIGHER: u32 = 1;
 /// Tag of a ranked pair whose plain answer is the higher one (`ple_worse` swap).
 pub const PLAIN_HIGHER: u32 = 2;
 
+/// What a tag is called in the completions file.
+pub fn branch_name(tag: u32) -> &'static str {
+    match tag {
+        GUIDED_HIGHER => "ranked",
+        PLAIN_HIGHER => "ranked_plain",
+        _ => "weighted",
+    }
+}
+
 /// The method with its settings and the calibration of the rewards.
 #[derive(Clone, Debug)]
 pub struct Ple {

@@ -422,5 +422,5 @@ fn what_the_methods_ask_for() {
     assert_eq!((Sft.rollout(3), Sft.needs()), (Rollout::None, Needs::logp()));
     let given = Group { row: 4, prompt: vec![1], sides: vec![vec![answer(f64::NAN, &[9])]] };
     let (examples, _) = Sft.label(0, vec![given]).unwrap();
-    assert_eq!(examples, [Example { row: 4, prompt: vec![1], answers: vec![vec![9, 2]], weights: vec![], tag: 0 }]);
+    assert_eq!(examples, [Example { row: 4, prompt: vec![1], answers: vec![vec![9, 2]], ..Example::default() }]);
 }

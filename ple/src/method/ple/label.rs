@@ -123,7 +123,14 @@ fn branch(c: &Config, norm: &Normalisation, tau: f64, pair: Pair, counts: &mut C
     }
     counts.ranked += usize::from(tag != WEIGHTED);
     let weights = weights.map(|w| w as f32).to_vec();
-    Ok(Some(Example { row: pair.row, prompt: pair.prompt, answers: vec![pair.plain, pair.guided], weights, tag }))
+    Ok(Some(Example {
+        row: pair.row,
+        prompt: pair.prompt,
+        answers: vec![pair.plain, pair.guided],
+        weights,
+        tag,
+        ..Example::default()
+    }))
 }
 
 /// Weights of y and y' in the weighted branch.
