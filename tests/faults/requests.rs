@@ -66,7 +66,7 @@ fn requests_at_the_limits() -> Result<()> {
     let folder = tiny::folder(true, DType::F32)?;
     let s = Stream::cpu(1, Isa::detect());
     let (model, slot) = tiny::load(&s, folder.path())?;
-    for (prompt, new) in [(101, 27), (1, 127), (65, 63), (64, 1), (2, 62)] {
+    for (prompt, new) in [(101usize, 27), (1, 127), (65, 63), (64, 1), (2, 62)] {
         let limits = CacheLimits { pages: (prompt + new).div_ceil(64), batch: 1, ..LIMITS };
         let mut kv = KvCache::new(&s, &model, limits, false, None)?;
         let requests = vec![Request { prompt: vec![3; prompt], ..Default::default() }; 3];

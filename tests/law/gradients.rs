@@ -2,12 +2,16 @@
 
 use super::{Setup, examples, is_portable, reference, setups};
 use anyhow::{Result, ensure};
-use kernels::adamw;
 use model::{Grads, Transformer, Tune};
+use ple::config::{Command, Config};
+use ple::method::{Method, ple::Ple, sft::Sft};
+use ple::optim::Optimizer;
+use ple::pack;
+use ple::trainer::{Trainer, Workspace};
 use ple_tests::pass::{self, Example};
 use ple_tests::tensors::same_bits;
 use ple_tests::tiny;
-use runtime::{DType, Stream};
+use runtime::{DType, Stream, comm::Single};
 use std::path::Path;
 
 /// How many examples each micro-batch takes; the cuts of an optimizer batch of 8.
@@ -106,23 +110,32 @@ fn a_shared_prompt_gives_the_same_gradient() -> Result<()> {
     Ok(())
 }
 
-/// Three steps of AdamW with clipping, then the folder that would be written.
-fn trained(setup: Setup, folder: &Path, cuts: &[usize], out: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+/// Three steps of the trainer in micro-batches of this many tokens, then the folder that would be written.
+fn trained(setup: Setup, folder: &Path, method: &dyn Method, tokens: usize, out: &Path) -> Result<Vec<(String, Vec<u8>)>> {
     let (s, model, slot) = setup.load(folder)?;
-    let tune = Tune::Lora(0);
-    let mut grads = model.grads(&s, tune)?;
-    let (parameters, _) = model.trained(tune)?;
-    let words = parameters.flat().len();
-    let (m, v) = (s.zeros::<f32>(words)?, s.zeros::<f32>(words)?);
-    let all = examples(8, 2);
-    for step in 1..=3 {
-        grads.zero()?;
-        accumulate(&s, &model, tune, &all, cuts, &mut grads)?;
-        let norm = adamw::grad_norm(&s, grads.flat(), &grads.ranges())?;
-        let grad_scale = adamw::clip_scale(norm, 1.0);
-        let params = adamw::Params { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, step, grad_scale };
-        adamw::step(&s, parameters.flat(), m.view(), v.view(), grads.flat(), &params)?;
+    let words = model.trained(Tune::Lora(0))?.0.flat().len();
+    let config = Config { max_grad_norm: 0.5, learning_rate: 1e-3, weight_decay: 0.01, ..Config::defaults(Command::Train) };
+    let optimizer = Optimizer::new(&s, words, &config, 10)?;
+    let mut trainer = Trainer::new(s.clone(), model, Tune::Lora(0), optimizer, Box::new(Single))?;
+    let examples: Vec<ple::method::Example> = examples(8, 2)
+        .into_iter()
+        .enumerate()
+        .map(|(i, (prompt, answers))| ple::method::Example {
+            row: i as u32,
+            prompt,
+            answers,
+            weights: vec![0.25, 0.75],
+            tag: i as u32 % 3,
+            ..Default::default()
+        })
+        .collect();
+    let all: Vec<&ple::method::Example> = examples.iter().collect();
+    let limits = pack::limits(tokens.max(pack::longest(&examples)));
+    let mut w = Workspace::new(&s, &trainer.model, limits, None)?;
+    for _ in 0..3 {
+        trainer.step(&mut w, method, &all)?;
     }
+    let model = &trainer.model;
     let Some(lora) = model.slot(slot)? else { anyhow::bail!("no adapter in the slot") };
     lora.download(&s)?.save(out)?;
     let mut files = Vec::new();
@@ -134,19 +147,31 @@ fn trained(setup: Setup, folder: &Path, cuts: &[usize], out: &Path) -> Result<Ve
     Ok(files)
 }
 
-#[test]
-fn adapters_are_the_same_bytes() -> Result<()> {
+/// Adapters after training with one method, whatever the micro-batches and threads.
+fn same_bytes(method: &dyn Method) -> Result<()> {
     let (folder, out) = (tiny::folder(true, DType::F32)?, tempfile::tempdir()?);
-    let wanted = trained(reference(), folder.path(), CUTS[0], &out.path().join("0"))?;
+    let wanted = trained(reference(), folder.path(), method, 1 << 14, &out.path().join("0"))?;
     ensure!(wanted.iter().any(|(name, _)| name == "adapter_model.safetensors"), "no adapter among {}", wanted.len());
     let (s, model, slot) = reference().load(folder.path())?;
     let before = model.slot(slot)?.map(|l| l.download(&s)).transpose()?;
     let after = model::adapter::Adapter::load(&out.path().join("0"), &model.modules())?;
     ensure!(before.is_some_and(|b| b.modules != after.modules), "three steps changed nothing");
-    let threads = [2, 4].map(|threads| Setup { threads, ..reference() });
-    for (i, (setup, cuts)) in [(reference(), CUTS[1]), (threads[0], CUTS[1]), (threads[1], CUTS[2])].into_iter().enumerate() {
-        let got = trained(setup, folder.path(), cuts, &out.path().join((i + 1).to_string()))?;
-        ensure!(got == wanted, "the adapter differs with micro-batches of {cuts:?} and {setup:?}");
+    let others = setups().into_iter().filter(|setup| !is_portable(*setup)).chain([reference()]);
+    for (i, setup) in others.enumerate() {
+        // 1 token: every example is a micro-batch of its own.
+        let tokens = [1, 500][i % 2];
+        let got = trained(setup, folder.path(), method, tokens, &out.path().join((i + 1).to_string()))?;
+        ensure!(got == wanted, "the adapter differs with micro-batches of {tokens} tokens and {setup:?}");
     }
     Ok(())
+}
+
+#[test]
+fn adapters_of_sft_are_the_same_bytes() -> Result<()> {
+    same_bytes(&Sft)
+}
+
+#[test]
+fn adapters_of_ple_are_the_same_bytes() -> Result<()> {
+    same_bytes(&Ple::new(&Config::defaults(Command::Train), true))
 }
