@@ -103,11 +103,17 @@ impl Trainer {
             let head = Head::LogProb { inv_temperature: method.needs().inv_temperature };
             self.model.forward(&self.stream, &mut w.acts, &w.batch, self.policy, head, Keep::Backward)?;
             w.acts.out(&self.stream, &mut w.out)?;
+            let bad = w.out.iter().filter(|v| !v.is_finite()).count();
+            if bad > 0 {
+                return Err(self.stop(&format!("{bad} of {} log-probabilities are not finite", w.out.len()), now));
+            }
             w.host_dout.clear();
             w.host_dout.resize(w.out.len(), f32::NAN);
             let dout = Outputs { logp: &mut w.host_dout[..], value: &mut [][..] };
             let loss = method.loss(&totals, &w.batch, Outputs { logp: &w.out, value: &[] }, dout)?;
-            self.check(&loss.value, now, &w.out)?;
+            if !loss.value.is_finite() {
+                return Err(self.stop(&format!("loss is {}", loss.value), now));
+            }
             step.loss += loss.value;
             add(&mut step.metrics, &loss.metrics);
             w.dout.write(&w.host_dout)?;
@@ -123,18 +129,10 @@ impl Trainer {
         Ok(step)
     }
 
-    /// Stops at the first loss that is not finite, naming the rows.
-    fn check(&self, loss: &f64, examples: &[&Example], out: &[f32]) -> Result<()> {
-        if loss.is_finite() {
-            return Ok(());
-        }
+    /// The error of a micro-batch that must not be stepped over.
+    fn stop(&self, what: &str, examples: &[&Example]) -> Error {
         let rows: Vec<u32> = examples.iter().map(|e| e.row).collect();
-        let bad = out.iter().filter(|v| !v.is_finite()).count();
-        Err(Error::Numeric(format!(
-            "loss is {loss} at step {} ({bad} of {} log-probabilities are not finite) in a micro-batch of rows {rows:?}",
-            self.optimizer.steps() + 1,
-            out.len()
-        )))
+        Error::Numeric(format!("{what} at step {} in a micro-batch of rows {rows:?}", self.optimizer.steps() + 1))
     }
 }
 
