@@ -1,6 +1,7 @@
 //! Every integration test, as one binary.
 
 mod allocations;
+mod e2e;
 mod faults;
 mod golden;
 mod law;

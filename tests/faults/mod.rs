@@ -4,6 +4,7 @@
 mod batches;
 mod disks;
 mod requests;
+mod training;
 
 use anyhow::{Result, ensure};
 use std::fmt::Display;
