@@ -1,2 +1,7 @@
-//! Tests that need more than one crate.
-fn main() {}
+//! Every integration test, as one binary.
+
+mod allocations;
+mod faults;
+mod golden;
+mod law;
+mod model;

@@ -1,1 +1,7 @@
-//! x
+//! What this package's tests share: the shared data and its golden tensors, one pass through a model, and models small enough to
+//! need no data.
+
+pub mod data;
+pub mod pass;
+pub mod tensors;
+pub mod tiny;

@@ -21,7 +21,7 @@ pub struct Request {
 const STEPS: u32 = 4;
 
 fn pages(request: &Request, settings: &Settings) -> usize {
-    (request.prompt.len() + settings.max_new_tokens).div_ceil(PAGE)
+    request.prompt.len().saturating_add(settings.max_new_tokens).div_ceil(PAGE)
 }
 
 /// Draws one completion for every request. `progress` hears how many are finished after each look.
@@ -35,14 +35,16 @@ pub fn generate(
     adapter: Adapter,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<Finished>> {
+    if kv.limits().batch == 0 && !requests.is_empty() {
+        return Err(Error::Batch("the cache is planned for a batch of 0 sequences".into()));
+    }
+    let most = model.positions().min(kv.limits().positions);
     for (i, request) in requests.iter().enumerate() {
-        let (prompt, total) = (request.prompt.len(), request.prompt.len() + settings.max_new_tokens);
-        let fits = total <= model.positions()
-            && pages(request, settings) <= kv.limits().pages
-            && prompt <= kv.limits().prefill_tokens + 1;
+        let (prompt, total) = (request.prompt.len(), request.prompt.len().saturating_add(settings.max_new_tokens));
+        let fits = total <= most && pages(request, settings) <= kv.limits().pages && prompt <= kv.limits().prefill_tokens + 1;
         let ids = request.prompt.iter().all(|&id| (id as usize) < model.config.vocab_size);
         if prompt == 0 || settings.max_new_tokens == 0 || !fits || !ids {
-            let (most, n) = (model.positions().min(kv.limits().positions), settings.max_new_tokens);
+            let n = settings.max_new_tokens;
             return Err(Error::Batch(format!(
                 "request {i}: a prompt of {prompt} tokens and {n} new ones; wanted 1..{most} positions in all and ids below {}",
                 model.config.vocab_size

@@ -1,0 +1,3 @@
+//! The model floor's promises beyond numbers.
+
+mod steady;

@@ -1,0 +1,132 @@
+//! Tiny Llama folders and adapters, so that law and fault tests need no data: random weights large enough that attention is
+//! sharp, sizes that fill no vector, panel or page evenly.
+
+use anyhow::Result;
+use model::adapter::{Adapter as HostAdapter, AdapterModule};
+use model::{Adapter, AdapterConfig, Lora, Targets, Transformer};
+use runtime::{DType, Stream};
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use serde_json::json;
+use std::path::Path;
+use tempfile::TempDir;
+
+/// V.
+pub const VOCABULARY: u32 = 323;
+/// Longest path.
+pub const POSITIONS: usize = 512;
+
+/// SplitMix64: enough randomness for weights and ids.
+#[derive(Clone, Debug)]
+pub struct Random(pub u64);
+
+impl Random {
+    /// The next 64 bits.
+    pub fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+    /// Uniform below `n`.
+    pub fn below(&mut self, n: u32) -> u32 {
+        (self.bits() % u64::from(n)) as u32
+    }
+    /// Uniform in -1..1.
+    pub fn symmetric(&mut self) -> f32 {
+        (self.bits() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+    /// Ids of a text.
+    pub fn ids(&mut self, n: usize) -> Vec<u32> {
+        (0..n).map(|_| self.below(VOCABULARY)).collect()
+    }
+    /// A shuffled range.
+    pub fn order(&mut self, n: usize) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..n).collect();
+        (1..n).rev().for_each(|i| order.swap(i, self.below(i as u32 + 1) as usize));
+        order
+    }
+}
+
+/// `config.json` of the tiny model: 2 layers, GQA 4:2, C 40, D 16, F 72.
+pub fn config(tied: bool) -> serde_json::Value {
+    json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": 40,
+        "intermediate_size": 72, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+        "vocab_size": VOCABULARY, "max_position_embeddings": POSITIONS, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+        "tie_word_embeddings": tied, "bos_token_id": 1, "eos_token_id": 2
+    })
+}
+
+fn spread(name: &str) -> f32 {
+    match name {
+        name if name.contains("embed") => 1.0,
+        name if name.contains("q_proj") || name.contains("k_proj") => 0.6,
+        name if name.contains("lm_head") => 0.5,
+        _ => 0.25,
+    }
+}
+
+/// Writes a folder with random weights, stored as `dtype`.
+pub fn folder(tied: bool, dtype: DType) -> Result<TempDir> {
+    let dir = tempfile::tempdir()?;
+    std::fs::write(dir.path().join("config.json"), config(tied).to_string())?;
+    let config = model::Config::from_folder(dir.path())?;
+    let mut random = Random(7);
+    let mut rows: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
+    for spec in config.tensors() {
+        let n: usize = spec.shape.iter().product();
+        let norm = spec.name.contains("norm");
+        let value = |r: f32| if norm { 1.0 + 0.3 * r } else { spread(&spec.name) * r };
+        let values: Vec<f32> = (0..n).map(|_| value(random.symmetric())).collect();
+        let bytes = match dtype {
+            DType::Bf16 => values.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect(),
+            DType::F16 => values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect(),
+            _ => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        };
+        rows.push((spec.name, spec.shape, bytes));
+    }
+    let stored = match dtype {
+        DType::Bf16 => Dtype::BF16,
+        DType::F16 => Dtype::F16,
+        _ => Dtype::F32,
+    };
+    write(&dir.path().join("model.safetensors"), stored, &rows)?;
+    Ok(dir)
+}
+
+/// Writes tensors of one type.
+pub fn write(path: &Path, dtype: Dtype, rows: &[(String, Vec<usize>, Vec<u8>)]) -> Result<()> {
+    let views: Vec<(&str, TensorView<'_>)> = rows
+        .iter()
+        .map(|(name, shape, bytes)| Ok((name.as_str(), TensorView::new(dtype, shape.clone(), bytes)?)))
+        .collect::<Result<_>>()?;
+    Ok(safetensors::serialize_to_file(views, None, path)?)
+}
+
+/// An adapter on every linear module, with neither A nor B zero.
+pub fn adapter(model: &Transformer, r: usize, seed: u64) -> HostAdapter {
+    let mut random = Random(seed);
+    let modules = model.modules();
+    let config = AdapterConfig::new(r, 2.0 * r as f64, Targets::AllLinear);
+    let module = |m: &model::ModuleSpec, random: &mut Random| AdapterModule {
+        path: m.path.clone(),
+        in_features: m.in_features,
+        out_features: m.out_features,
+        r,
+        scale: 2.0,
+        a: (0..r * m.in_features).map(|_| 0.2 * random.symmetric()).collect(),
+        b: (0..m.out_features * r).map(|_| 0.1 * random.symmetric()).collect(),
+    };
+    let modules = modules.iter().map(|m| module(m, &mut random)).collect();
+    HostAdapter { config, modules, score: None }
+}
+
+/// Loads a folder and puts an adapter of rank 8 into its first slot.
+pub fn load(s: &Stream, folder: &Path) -> Result<(Transformer, Adapter)> {
+    let mut model = Transformer::load(s, folder, None)?;
+    let lora = Lora::upload(s, model.base(), adapter(&model, 8, 11))?;
+    let slot = model.add_slot(lora)?;
+    Ok((model, slot))
+}
