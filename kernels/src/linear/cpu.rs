@@ -11,7 +11,7 @@ use runtime::Pool;
 /// Panels of one task of a gradient.
 const PANELS: usize = 8;
 /// Columns of the left operand of one task of a weight gradient.
-const INPUTS: usize = 96;
+const INPUTS: usize = 192;
 
 /// y [M, ΣN] =, S [M, ΣR] =.
 pub(crate) fn forward(pool: &Pool, y: &mut [f32], s: &mut [f32], x: &[f32], group: Group<'_>) {

@@ -121,7 +121,7 @@ pub(crate) fn forward(
             zt[i] = softmax::scaled(head.logit(isa, left.row(m, 0..c), targets[m] as usize), scaling);
         }
         (sum.fill(0.0), max.fill(f32::NEG_INFINITY));
-        strips.pack(packed, left, own.start, 0..c);
+        strips.pack(isa, packed, left, own.start, 0..c);
         for (first, count) in head.tiles() {
             head.logits(isa, z, packed, strips, (first, count), block);
             for i in 0..own.len() {
@@ -144,7 +144,7 @@ pub(crate) fn forward(
 /// Σ of the second form for one entry: the logits are made again.
 fn far_sum(isa: Isa, left: Left<'_>, m: usize, head: &Head<'_>, max: f32, scaling: Scaling, room: [&mut [f32]; 3]) -> f32 {
     let ([packed, z, block], strips) = (room, Strips::new(isa, 1));
-    strips.pack(packed, left, m, 0..head.c);
+    strips.pack(isa, packed, left, m, 0..head.c);
     head.tiles().fold(0.0, |sum, (first, count)| {
         head.logits(isa, z, packed, strips, (first, count), block);
         let place = Place { stride: strips.padded() * PANEL, count, target: usize::MAX };
@@ -249,7 +249,7 @@ pub(crate) fn backward(
         let (mut room, strips) = (Room::new(scratch), Strips::new(isa, own.len()));
         let [packed, z, dz, waiting, block] = pieces.map(|p| room.take(p));
         let padded = strips.padded();
-        strips.pack(packed, Left { data: x, ld: c, index: Some(rows) }, own.start, 0..c);
+        strips.pack(isa, packed, Left { data: x, ld: c, index: Some(rows) }, own.start, 0..c);
         for (first, count) in head.tiles() {
             head.logits(isa, z, packed, strips, (first, count), block);
             to_gradient(isa, z, padded, own.clone(), (first, count), back, targets, scaling);
@@ -258,7 +258,7 @@ pub(crate) fn backward(
                     let k = 0..PANEL.min(count - p * PANEL);
                     let to = &mut dz[at * TILE + p * PANEL * width..][..k.len() * width];
                     let left = Left::new(&z[p * padded * PANEL..], PANEL);
-                    crate::linear::pack::strip(to, width, left, at..at + used, k);
+                    crate::linear::pack::strip(isa, to, width, left, at..at + used, k);
                 }
             }
             for p in 0..panels {
@@ -311,7 +311,7 @@ pub(crate) fn backward_weight(
         for start in (0..m).step_by(round.max(1)) {
             let own = start..(start + round).min(m);
             let strips = Strips::new(isa, own.len());
-            strips.pack(packed, left, start, 0..c);
+            strips.pack(isa, packed, left, start, 0..c);
             head.logits(isa, z, packed, strips, (first, count), block);
             to_gradient(isa, z, strips.padded(), own.clone(), (first, count), back, targets, scaling);
             for p in 0..count.div_ceil(PANEL) {
