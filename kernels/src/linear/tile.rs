@@ -1,6 +1,9 @@
 //! The one inner loop of every product: a strip of rows times a panel of 32 columns, accumulators in registers over the whole
 //! reduction block (LAW A1: per output one chain, k ascending).
 
+// Loops of constant length over the accumulators become registers; iterators over them do not always.
+#![allow(clippy::needless_range_loop)]
+
 use crate::cpu::{Avx2, Avx512, Lanes, Portable, Stored, WIDTH};
 use crate::panels::PANEL;
 use half::{bf16, f16};

@@ -76,8 +76,12 @@ impl Head<'_> {
     /// Logits of one tile for packed rows: z [8][padded][32].
     fn logits(&self, isa: Isa, z: &mut [f32], packed: &[f32], strips: Strips, (first, count): (usize, usize), room: &mut [f32]) {
         for p in 0..count.div_ceil(PANEL) {
-            let lines = self.stock.block(isa, first / PANEL + p, self.c, 0..self.c, strips.count(), room);
-            for (at, _, width) in strips.each() {
+            let (panel, strip_count) = (first / PANEL + p, strips.count());
+            let lines = self.stock.block(isa, panel, self.c, 0..self.c, strip_count, room);
+            for (i, (at, _, width)) in strips.each().enumerate() {
+                if strip_count > 1 && (panel + 1) * PANEL < self.v {
+                    self.stock.fetch_block(panel + 1, self.c, 0..self.c, (i, strip_count));
+                }
                 let to = &mut z[(p * strips.padded() + at) * PANEL..][..width * PANEL];
                 let mut t = Tile::new(width, width, PANEL, to.as_mut_ptr(), PANEL);
                 (t.a, t.b, t.len) = (packed[at * self.c..][..width * self.c].as_ptr(), lines, self.c);
@@ -120,7 +124,8 @@ pub(crate) fn forward(
         for (i, m) in own.clone().enumerate() {
             zt[i] = softmax::scaled(head.logit(isa, left.row(m, 0..c), targets[m] as usize), scaling);
         }
-        (sum.fill(0.0), max.fill(f32::NEG_INFINITY));
+        sum.fill(0.0);
+        max.fill(f32::NEG_INFINITY);
         strips.pack(isa, packed, left, own.start, 0..c);
         for (first, count) in head.tiles() {
             head.logits(isa, z, packed, strips, (first, count), block);
@@ -263,7 +268,11 @@ pub(crate) fn backward(
             }
             for p in 0..panels {
                 head.stock.transpose(isa, c, first..first + count, p * PANEL..((p + 1) * PANEL).min(c), block);
-                for (at, _, width) in strips.each() {
+                let next = (p + 1) * PANEL..((p + 2) * PANEL).min(c);
+                for (i, (at, _, width)) in strips.each().enumerate() {
+                    if !next.is_empty() {
+                        head.stock.fetch_transpose(c, first..first + count, next.clone(), (i, strips.count()));
+                    }
                     let wait = waiting[(p * padded + at) * PANEL..][..width * PANEL].as_mut_ptr();
                     let mut t = Tile::new(width, width, PANEL, wait, PANEL);
                     (t.a, t.b, t.len) = (dz[at * TILE..][..width * count].as_ptr(), Lines::F32(block.as_ptr()), count);
