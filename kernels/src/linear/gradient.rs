@@ -2,7 +2,7 @@
 
 use super::pack::{self, Left, Room};
 use super::product::Strips;
-use super::tile::{Lines, Tile};
+use super::tile::{Lines, Tile, fetch};
 use crate::panels::PANEL;
 use runtime::Isa;
 use std::ops::Range;
@@ -76,7 +76,16 @@ impl Outer<'_> {
                 if !in_place {
                     self.right.cut(self.isa, lanes, PANEL, (0, self.right.count), rows.clone());
                 }
-                for panel in 0..self.right.count.div_ceil(PANEL) {
+                let panels = self.right.count.div_ceil(PANEL);
+                for panel in 0..panels {
+                    if block == NEAR {
+                        let next = if panel + 1 < panels {
+                            (panel + 1, rows.clone())
+                        } else {
+                            (0, rows.end..(rows.end + block).min(end))
+                        };
+                        self.fetch(next.0, next.1);
+                    }
                     for (at, used, width) in strips.each() {
                         let wait = waiting[(panel * strips.padded() + at) * PANEL..].as_mut_ptr();
                         let mut t = Tile::new(width, width, PANEL, wait, PANEL);
@@ -100,6 +109,13 @@ impl Outer<'_> {
                     }
                 }
             }
+        }
+    }
+
+    /// Asks for rows `m` of a panel of the right operand.
+    fn fetch(&self, panel: usize, m: Range<usize>) {
+        for m in m {
+            fetch(&self.right.data[m * self.right.ld + self.right.first + panel * PANEL..][..PANEL]);
         }
     }
 
