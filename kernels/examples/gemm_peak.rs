@@ -4,9 +4,13 @@
 //! `cargo run --release -p ple-kernels --example gemm_peak [M]`
 
 use ple_kernels::linear::{Lora, Part, backward, backward_lora, backward_weight, forward};
+use ple_kernels::logprob::{self, Kept, Scaling};
 use ple_kernels::panels::{Panels, packed_len};
 use runtime::{DType, Isa, Result, Stream, View};
 use std::time::Instant;
+
+/// A name, its FLOPs, and what is timed.
+type Call<'a> = (&'a str, f64, &'a dyn Fn() -> Result<()>);
 
 /// Best time of `runs`, in seconds.
 fn best(runs: usize, mut f: impl FnMut() -> Result<()>) -> Result<f64> {
@@ -53,7 +57,7 @@ fn shape(s: &Stream, m: usize, k: usize, n: usize, rank: usize) -> Result<()> {
     let flops = (2 * m * k * n) as f64;
     let low = (2 * m * rank * (k + n)) as f64;
     let runs = if flops > 2e10 { 3 } else { 12 };
-    let rows: [(&str, f64, &dyn Fn() -> Result<()>); 6] = [
+    let rows: [Call<'_>; 6] = [
         ("forward", flops, &|| forward(s, y.view(), none, x.view(), &off)),
         ("+ LoRA", flops + low, &|| forward(s, y.view(), lora_s.view(), x.view(), &on)),
         ("dX", flops, &|| backward(s, dx.view(), none, dy.view(), &off)),
@@ -68,6 +72,33 @@ fn shape(s: &Stream, m: usize, k: usize, n: usize, rank: usize) -> Result<()> {
     for (name, flops, run) in rows {
         let before = peak(s)?;
         let rate = flops / best(runs, run)? / 1e9;
+        print!(" {name} {rate:5.1} {:3.0}% |", 100.0 * rate / before.max(peak(s)?));
+    }
+    println!();
+    Ok(())
+}
+
+/// The head with its softmax: FLOPs of the products only.
+fn head(s: &Stream, m: usize, c: usize, v: usize) -> Result<()> {
+    let fill = |len: usize| s.upload(&(0..len).map(|i| ((i * 37) % 64) as f32 / 256.0 - 0.125).collect::<Vec<_>>());
+    let (x, w, dx, dw) = (fill(m * c)?, fill(packed_len(v, c))?, s.zeros::<f32>(m * c)?, s.zeros::<f32>(packed_len(v, c))?);
+    let rows = s.upload(&(0..m as u32).collect::<Vec<_>>())?;
+    let targets = s.upload(&(0..m).map(|i| (i * 37 % v) as u32).collect::<Vec<_>>())?;
+    let (logp, dlogp) = (s.zeros::<f32>(m)?, fill(m)?);
+    let [z, sum, max] = [s.zeros::<f32>(m)?, s.zeros::<f32>(m)?, s.zeros::<f32>(m)?];
+    let kept = Kept { z_target: z.view(), sum: sum.view(), max: max.view() };
+    let (x, rows, targets, panels) = (x.view(), rows.view(), targets.view(), Panels::new(w.view(), v, c)?);
+    let scaling = Scaling { softcap: 0.0, inv_temperature: 1.0 };
+    let flops = (2 * m * c * v) as f64;
+    let calls: [Call<'_>; 3] = [
+        ("forward", flops, &|| logprob::forward(s, logp.view(), kept, x, rows, targets, panels, scaling)),
+        ("dX", 2.0 * flops, &|| logprob::backward(s, dx.view(), dlogp.view(), kept, x, rows, targets, panels, scaling)),
+        ("dW", 2.0 * flops, &|| logprob::backward_weight(s, dw.view(), dlogp.view(), kept, x, rows, targets, panels, scaling)),
+    ];
+    print!("{m:5} x {c:4} -> {v:5} | logprob |");
+    for (name, flops, run) in calls {
+        let before = peak(s)?;
+        let rate = flops / best(3, run)? / 1e9;
         print!(" {name} {rate:5.1} {:3.0}% |", 100.0 * rate / before.max(peak(s)?));
     }
     println!();
@@ -96,6 +127,8 @@ fn main() -> Result<()> {
         for (k, n) in [(288, 288), (288, 768), (768, 288), (768, 2048), (2048, 768), (288, 32000), (768, 32000)] {
             shape(&s, m, k, n, 8)?;
         }
+        head(&s, m, 288, 32000)?;
+        head(&s, m, 768, 32000)?;
         for (m, k, n) in
             [(1, 288, 768), (1, 768, 2048), (1, 768, 32000), (2, 768, 32000), (4, 768, 32000), (8, 768, 32000), (32, 768, 32000)]
         {

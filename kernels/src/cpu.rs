@@ -1,7 +1,7 @@
 //! Lanes: the one vocabulary in which every `cpu.rs` is written. A lane path and the scalar path of the same source perform the
 //! same IEEE operations per element, so portable, AVX2 and AVX-512 give the same bits (LAW A8).
 //!
-//! A room writes a body generic over [`Lanes`] and gets its three instantiations from [`per_isa!`].
+//! A room writes a body generic over [`Lanes`] and gets its three instantiations from `per_isa!`.
 
 use half::{bf16, f16};
 

@@ -10,8 +10,10 @@ use runtime::Pool;
 
 /// Panels of one task of a gradient.
 const PANELS: usize = 8;
+/// Panels of one task of a weight gradient.
+const OUTPUTS: usize = 8;
 /// Columns of the left operand of one task of a weight gradient.
-const INPUTS: usize = 96;
+const INPUTS: usize = 192;
 
 /// y [M, ΣN] =, S [M, ΣR] =.
 pub(crate) fn forward(pool: &Pool, y: &mut [f32], s: &mut [f32], x: &[f32], group: Group<'_>) {
@@ -98,7 +100,7 @@ pub(crate) fn backward_weight(
     (k, n): (usize, [usize; PARTS]),
     examples: &[u32],
 ) {
-    let (isa, width, all) = (pool.isa(), PANELS * PANEL, n.iter().sum::<usize>());
+    let (isa, width, all) = (pool.isa(), OUTPUTS * PANEL, n.iter().sum::<usize>());
     let stretches = k.div_ceil(INPUTS);
     let jobs = n.map(|n| n.div_ceil(width) * stretches);
     each(pool, jobs, Outer::size(isa, INPUTS, width), &|part, job, scratch| {
@@ -115,7 +117,7 @@ pub(crate) fn backward_weight(
         });
         if let (Some(out), 0) = (dbias[part], inputs) {
             for example in examples.chunks_exact(2) {
-                let mut partial = [0f32; PANELS * PANEL];
+                let mut partial = [0f32; OUTPUTS * PANEL];
                 let partial = &mut partial[..right.count];
                 for m in example[0] as usize..example[1] as usize {
                     partial.iter_mut().zip(&dy[m * all + column..]).for_each(|(p, d)| *p += d);

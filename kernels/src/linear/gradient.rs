@@ -1,14 +1,16 @@
 //! Sums over rows: `total[i, c] += Σ_m left[m, i]·right[m, c]`, one partial from +0 per example, its rows ascending (LAW A7).
 
-use super::pack::Room;
+use super::pack::{self, Left, Room};
 use super::product::Strips;
-use super::tile::{Lines, Tile};
+use super::tile::{Lines, Tile, fetch};
 use crate::panels::PANEL;
 use runtime::Isa;
 use std::ops::Range;
 
 /// Rows of one block: what a panel of 32 columns may take of a first-level cache.
 const BLOCK: usize = 192;
+/// Rows of one block that is read in place with a page or so between rows.
+const NEAR: usize = 64;
 
 /// Columns of a row-major matrix [M, ld].
 #[derive(Clone, Copy)]
@@ -21,29 +23,18 @@ pub(crate) struct Columns<'a> {
     pub first: usize,
     /// How many.
     pub count: usize,
-    /// Which rows stand for 0, 1, …; all of them in order if absent.
-    pub index: Option<&'a [u32]>,
 }
 
 impl<'a> Columns<'a> {
     /// Columns `first..first + count` of the rows in place.
     pub fn new(data: &'a [f32], ld: usize, first: usize, count: usize) -> Columns<'a> {
-        Columns { data, ld, first, count, index: None }
+        Columns { data, ld, first, count }
     }
 
-    fn row(&self, m: usize, columns: Range<usize>) -> &'a [f32] {
-        let m = self.index.map_or(m, |index| index[m] as usize);
-        &self.data[m * self.ld + self.first..][columns]
-    }
-
-    /// Copies columns `at..at + width` of rows `m` to [len][width]; columns beyond the last become zero.
-    fn pack(&self, out: &mut [f32], width: usize, at: usize, m: Range<usize>) {
-        let end = (at + width).min(self.count);
-        for (to, m) in out.chunks_exact_mut(width).zip(m) {
-            let from = self.row(m, at..end);
-            to[..from.len()].copy_from_slice(from);
-            to[from.len()..].fill(0.0);
-        }
+    /// Cuts columns `at..at + count` of rows `m` into strips [strips][rows][width].
+    fn cut(&self, isa: Isa, out: &mut [f32], width: usize, (at, count): (usize, usize), m: Range<usize>) {
+        let left = Left { data: self.data, ld: self.ld, index: None };
+        pack::cut(isa, out, width, left, self.first + at..self.first + at + count, m);
     }
 }
 
@@ -64,8 +55,8 @@ impl Outer<'_> {
     }
 
     fn pieces(isa: Isa, i: usize, c: usize) -> [usize; 3] {
-        let i = Strips::new(isa, i).padded();
-        [i * BLOCK, BLOCK * PANEL, i * c.next_multiple_of(PANEL)]
+        let (i, c) = (Strips::new(isa, i).padded(), c.next_multiple_of(PANEL));
+        [i * BLOCK, c * BLOCK, i * c]
     }
 
     /// For every example ({start, end} of its rows, in order) gives each finished tile to `emit(tile, first column of the left, panel
@@ -74,19 +65,37 @@ impl Outer<'_> {
         let mut room = Room::new(scratch);
         let [packed, lanes, waiting] = Outer::pieces(self.isa, self.left.count, self.right.count).map(|p| room.take(p));
         let strips = Strips::new(self.isa, self.left.count);
+        // Lanes that serve few strips are not worth a copy; then fewer rows at a time keep within the pages that are at hand.
+        let in_place = strips.count() <= 2 && self.right.count.is_multiple_of(PANEL);
+        let block = if in_place && self.right.ld > 512 { NEAR } else { BLOCK };
         for example in examples.chunks_exact(2) {
             let (start, end) = (example[0] as usize, example[1] as usize);
-            for first in (start..end).step_by(BLOCK) {
-                let rows = first..(first + BLOCK).min(end);
-                for (at, _, width) in strips.each() {
-                    self.left.pack(&mut packed[at * rows.len()..][..width * rows.len()], width, at, rows.clone());
+            for first in (start..end).step_by(block) {
+                let rows = first..(first + block).min(end);
+                self.pack(strips, packed, rows.clone());
+                if !in_place {
+                    self.right.cut(self.isa, lanes, PANEL, (0, self.right.count), rows.clone());
                 }
-                for panel in 0..self.right.count.div_ceil(PANEL) {
-                    let (lines, step) = self.lanes(lanes, panel, rows.clone(), strips.count());
+                let panels = self.right.count.div_ceil(PANEL);
+                for panel in 0..panels {
+                    if block == NEAR {
+                        let next = if panel + 1 < panels {
+                            (panel + 1, rows.clone())
+                        } else {
+                            (0, rows.end..(rows.end + block).min(end))
+                        };
+                        self.fetch(next.0, next.1);
+                    }
                     for (at, used, width) in strips.each() {
                         let wait = waiting[(panel * strips.padded() + at) * PANEL..].as_mut_ptr();
                         let mut t = Tile::new(width, width, PANEL, wait, PANEL);
-                        (t.a, t.b, t.step, t.len) = (packed[at * rows.len()..].as_ptr(), Lines::F32(lines), step, rows.len());
+                        t.a = packed[at * rows.len()..].as_ptr();
+                        (t.b, t.step, t.len) = if in_place {
+                            let from = &self.right.data[rows.start * self.right.ld + self.right.first + panel * PANEL..];
+                            (Lines::F32(from.as_ptr()), self.right.ld, rows.len())
+                        } else {
+                            (Lines::F32(lanes[panel * rows.len() * PANEL..].as_ptr()), PANEL, rows.len())
+                        };
                         if first > start {
                             t.from = wait;
                         }
@@ -103,13 +112,19 @@ impl Outer<'_> {
         }
     }
 
-    /// Rows `m` of a panel of the right operand: in place if it is whole and serves few strips, else copied to [len][32].
-    fn lanes(&self, room: &mut [f32], panel: usize, m: Range<usize>, strips: usize) -> (*const f32, usize) {
-        if strips <= 2 && self.right.index.is_none() && (panel + 1) * PANEL <= self.right.count {
-            let from = self.right.row(m.start, panel * PANEL..self.right.count);
-            return (from.as_ptr(), self.right.ld);
+    /// Asks for rows `m` of a panel of the right operand.
+    fn fetch(&self, panel: usize, m: Range<usize>) {
+        for m in m {
+            fetch(&self.right.data[m * self.right.ld + self.right.first + panel * PANEL..][..PANEL]);
         }
-        self.right.pack(&mut room[..m.len() * PANEL], PANEL, panel * PANEL, m);
-        (room.as_ptr(), PANEL)
+    }
+
+    /// Strips of the left columns for rows `m`: the whole ones, then the last one in its own width.
+    fn pack(&self, strips: Strips, packed: &mut [f32], m: Range<usize>) {
+        let whole = strips.rows / strips.height * strips.height;
+        self.left.cut(self.isa, packed, strips.height, (0, whole), m.clone());
+        if let Some((at, rows, width)) = strips.each().last().filter(|s| s.0 == whole) {
+            self.left.cut(self.isa, &mut packed[at * m.len()..], width, (at, rows), m);
+        }
     }
 }

@@ -57,7 +57,7 @@ pub struct Lora<'a> {
 pub struct Part<'a> {
     /// [N, K]
     pub weight: Panels<'a>,
-    /// [N] f32
+    /// `[N]` f32
     pub bias: Option<View<'a>>,
     /// Absent when the adapter is off.
     pub lora: Option<Lora<'a>>,
@@ -166,7 +166,7 @@ unsafe fn out(view: View<'_>) -> Result<Out> {
     Ok(Out { at: unsafe { view.host_mut::<f32>()? }.as_mut_ptr(), ld: 0 })
 }
 
-/// LoRA gradients: da[p] [R, K] += and db[p] [N, R] +=, one partial per example (`examples` u32 [E, 2]: {start, end} of its rows).
+/// LoRA gradients: `da[p]` [R, K] += and `db[p]` [N, R] +=, one partial per example (`examples` u32 [E, 2]: {start, end} of its rows).
 /// Parts without LoRA take empty views.
 pub fn backward_lora(
     s: &Stream,
@@ -210,7 +210,7 @@ pub fn backward_lora(
     Ok(())
 }
 
-/// Weight gradients for full tuning: dw[p] (packed as the weight, f32) += and dbias[p] [N] +=, one partial per example. x [M, K],
+/// Weight gradients for full tuning: `dw[p]` (packed as the weight, f32) += and `dbias[p]` `[N]` +=, one partial per example. x [M, K],
 /// dy [M, Σn].
 pub fn backward_weight(
     s: &Stream,

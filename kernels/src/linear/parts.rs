@@ -2,7 +2,7 @@
 
 use super::pack::{self, Left, Stock};
 use super::product::{Projection, Right, Tail};
-use super::tile::Lines;
+use super::tile::{Lines, fetch};
 use super::{PARTS, Part};
 use crate::panels::{PANEL, Panels};
 use half::{bf16, f16};
@@ -44,6 +44,28 @@ impl<'a> Stock<'a> {
         }
     }
 
+    /// Asks for share `i` of `of` of what [`Stock::block`] will read.
+    pub fn fetch_block(&self, p: usize, columns: usize, k: Range<usize>, (i, of): (usize, usize)) {
+        let (start, len) = ((p * columns + k.start) * PANEL, k.len() * PANEL);
+        self.fetch(start + len * i / of..start + len * (i + 1) / of);
+    }
+
+    /// Asks for share `i` of `of` of what [`Stock::transpose`] will read.
+    pub fn fetch_transpose(&self, columns: usize, n: Range<usize>, k: Range<usize>, (i, of): (usize, usize)) {
+        let (first, panels) = (n.start / PANEL, n.end.div_ceil(PANEL) - n.start / PANEL);
+        for panel in first + panels * i / of..first + panels * (i + 1) / of {
+            self.fetch((panel * columns + k.start) * PANEL..(panel * columns + k.end) * PANEL);
+        }
+    }
+
+    fn fetch(&self, range: Range<usize>) {
+        match self {
+            Stock::F32(w) => fetch(&w[range]),
+            Stock::Bf16(w) => fetch(&w[range]),
+            Stock::F16(w) => fetch(&w[range]),
+        }
+    }
+
     /// Transposes columns `k` (at most 32) of outputs `n` of a matrix with `columns` columns to [len of n][32].
     pub fn transpose(&self, isa: Isa, columns: usize, n: Range<usize>, k: Range<usize>, out: &mut [f32]) {
         let mut rows = [0f32; PANEL * PANEL];
@@ -62,10 +84,10 @@ impl<'a> Stock<'a> {
             };
             let to = &mut out[(at - n.start) * PANEL..][..lanes * PANEL];
             let row = |i: usize| if i < k.len() { &rows[i * PANEL + lane..][..lanes] } else { &[] };
-            for i in (0..k.len() / 4 * 4).step_by(4) {
-                pack::interleave(to, PANEL, i, [row(i), row(i + 1), row(i + 2), row(i + 3)]);
+            for i in (0..k.len() / 8 * 8).step_by(8) {
+                pack::interleave::<8>(isa, &mut to[i..], PANEL, std::array::from_fn(|j| row(i + j)));
             }
-            for i in k.len() / 4 * 4..k.len() {
+            for i in k.len() / 8 * 8..k.len() {
                 row(i).iter().enumerate().for_each(|(l, &x)| to[l * PANEL + i] = x);
             }
             at += lanes;
@@ -198,6 +220,10 @@ impl Right for Forward<'_> {
         let (module, p) = self.0.find(panel);
         module.weight.block(isa, p, self.0.k, k, strips, room)
     }
+    fn fetch(&self, panel: usize, k: Range<usize>, share: (usize, usize)) {
+        let (module, p) = self.0.find(panel);
+        module.weight.fetch_block(p, self.0.k, k, share);
+    }
     fn tail(&self, panel: usize, room: &mut [f32]) -> Tail {
         let (module, p) = self.0.find(panel);
         let n = p * PANEL..((p + 1) * PANEL).min(module.n);
@@ -222,8 +248,8 @@ impl Right for Forward<'_> {
         let module = self.0.module(p);
         Projection { ranks: module.slot..module.slot + module.rank, span: 0..self.0.k }
     }
-    fn project(&self, p: usize, j: Range<usize>, k: Range<usize>, out: &mut [f32]) {
-        pack::strip(out, j.len(), Left::new(self.0.module(p).a, self.0.k), j, k);
+    fn project(&self, isa: Isa, p: usize, j: Range<usize>, k: Range<usize>, out: &mut [f32]) {
+        pack::strip(isa, out, j.len(), Left::new(self.0.module(p).a, self.0.k), j, k);
     }
 }
 
@@ -254,6 +280,15 @@ impl Right for Backward<'_> {
         }
         Lines::F32(room.as_ptr())
     }
+    fn fetch(&self, panel: usize, n: Range<usize>, share: (usize, usize)) {
+        let k = self.columns(panel);
+        for module in self.0.modules() {
+            let (start, end) = (n.start.max(module.first), n.end.min(module.first + module.n));
+            if start < end {
+                module.weight.fetch_transpose(self.0.k, start - module.first..end - module.first, k.clone(), share);
+            }
+        }
+    }
     fn tail(&self, panel: usize, room: &mut [f32]) -> Tail {
         let k = self.columns(panel);
         for module in self.0.modules() {
@@ -274,7 +309,7 @@ impl Right for Backward<'_> {
         let module = self.0.module(p);
         Projection { ranks: module.slot..module.slot + module.rank, span: module.first..module.first + module.n }
     }
-    fn project(&self, p: usize, j: Range<usize>, n: Range<usize>, out: &mut [f32]) {
+    fn project(&self, _: Isa, p: usize, j: Range<usize>, n: Range<usize>, out: &mut [f32]) {
         let module = self.0.module(p);
         for (row, n) in out.chunks_exact_mut(j.len()).zip(n.start - module.first..n.end - module.first) {
             let b = &module.b[n * module.rank..][j.clone()];

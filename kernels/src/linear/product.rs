@@ -2,7 +2,7 @@
 //! strip and panel. The reduction is cut only where a block would not stay in the second-level cache; accumulators wait in scratch.
 
 use super::pack::{self, Left, Room};
-use super::tile::{Lines, Tile, strip_below, strip_rows, strip_width};
+use super::tile::{Lines, Tile, fetch_near, strip_below, strip_rows, strip_width};
 use crate::panels::PANEL;
 use runtime::{Isa, Pool, Shared};
 use std::ops::Range;
@@ -47,6 +47,8 @@ pub(crate) trait Right: Sync {
     fn columns(&self, panel: usize) -> Range<usize>;
     /// Rows `k` of a panel, [len][32]: in place, or written to `room` ([len][32]). `strips` says how often they will be read.
     fn block(&self, isa: Isa, panel: usize, k: Range<usize>, strips: usize, room: &mut [f32]) -> Lines;
+    /// Asks for share `i` of `of` of what `block` will read.
+    fn fetch(&self, panel: usize, k: Range<usize>, share: (usize, usize));
     /// Writes the tail's rows [ranks][32] and then the bias [32] to `room`.
     fn tail(&self, panel: usize, room: &mut [f32]) -> Tail;
     /// Columns of S in all.
@@ -56,7 +58,7 @@ pub(crate) trait Right: Sync {
     /// Adapter `p`.
     fn projection(&self, p: usize) -> Projection;
     /// Writes rows `k` of columns `j` (counted within the adapter) of what projects to S, as [len][j].
-    fn project(&self, p: usize, j: Range<usize>, k: Range<usize>, out: &mut [f32]);
+    fn project(&self, isa: Isa, p: usize, j: Range<usize>, k: Range<usize>, out: &mut [f32]);
 }
 
 /// Rows cut into strips.
@@ -93,10 +95,10 @@ impl Strips {
     }
 
     /// Packs columns `k` of rows `first..first + rows` of `left`, strip after strip.
-    pub fn pack(self, out: &mut [f32], left: Left<'_>, first: usize, k: Range<usize>) {
+    pub fn pack(self, isa: Isa, out: &mut [f32], left: Left<'_>, first: usize, k: Range<usize>) {
         for (at, rows, width) in self.each() {
             let to = &mut out[at * k.len()..][..width * k.len()];
-            pack::strip(to, width, left, first + at..first + at + rows, k.clone());
+            pack::strip(isa, to, width, left, first + at..first + at + rows, k.clone());
         }
     }
 }
@@ -222,7 +224,7 @@ impl Task<'_> {
         let len = self.right.len();
         for block in 0..self.cut.blocks {
             let k = block * self.cut.block..((block + 1) * self.cut.block).min(len);
-            self.strips.pack(self.room[0], self.left, self.rows.start, k.clone());
+            self.strips.pack(self.isa, self.room[0], self.left, self.rows.start, k.clone());
             if let S::Make(_) = s {
                 (0..self.right.projections()).for_each(|p| self.project(p, &k));
             }
@@ -230,7 +232,16 @@ impl Task<'_> {
                 self.finish(&mut s);
             }
             if let Some(out) = out {
-                panels.clone().enumerate().for_each(|(i, panel)| self.panel(out, i, panel, &k));
+                for (i, panel) in panels.clone().enumerate() {
+                    let next = if panel + 1 < panels.end {
+                        Some((panel + 1, k.clone()))
+                    } else if k.end < len {
+                        Some((panels.start, k.end..(k.end + self.cut.block).min(len)))
+                    } else {
+                        None
+                    };
+                    self.panel(out, i, panel, &k, next);
+                }
             }
         }
     }
@@ -244,7 +255,7 @@ impl Task<'_> {
         let mut j = 0;
         while j < ranks.len() && own.start < own.end {
             let width = strip_below(self.isa, ranks.len() - j);
-            self.right.project(p, j..j + width, own.clone(), rows);
+            self.right.project(self.isa, p, j..j + width, own.clone(), rows);
             for (i, (at, columns, step)) in self.strips.each().enumerate() {
                 let slot = (i * all + ranks.start + j) * SLOTS;
                 let to = unfinished[slot..slot + width * SLOTS].as_mut_ptr();
@@ -268,7 +279,7 @@ impl Task<'_> {
         let ranks = self.right.ranks();
         let [_, _, _, _, packed, unfinished, _] = &mut self.room;
         match s {
-            S::Given(s) => self.strips.pack(packed, *s, self.rows.start, 0..ranks),
+            S::Given(s) => self.strips.pack(self.isa, packed, *s, self.rows.start, 0..ranks),
             S::Make(out) => {
                 for (i, (at, rows, width)) in self.strips.each().enumerate() {
                     for j in 0..ranks {
@@ -283,19 +294,24 @@ impl Task<'_> {
         }
     }
 
-    /// All strips of one panel over the reduction block `k`.
-    fn panel(&mut self, out: Out, slot: usize, panel: usize, k: &Range<usize>) {
+    /// All strips of one panel over the reduction block `k`; what the `next` one needs is asked for on the way.
+    fn panel(&mut self, out: Out, slot: usize, panel: usize, k: &Range<usize>, next: Option<(usize, Range<usize>)>) {
         let (last, all, padded) = (k.end == self.right.len(), self.right.ranks(), self.strips.padded());
         let [packed, room, waiting, behind, s, _, _] = &mut self.room;
         let lines = self.right.block(self.isa, panel, k.clone(), self.strips.count(), room);
         let tail = if last { self.right.tail(panel, behind) } else { Tail::default() };
         let columns = self.right.columns(panel);
-        for (at, rows, width) in self.strips.each() {
+        let count = self.strips.count();
+        for (i, (at, rows, width)) in self.strips.each().enumerate() {
+            if let (Some((panel, k)), true) = (&next, count > 1) {
+                self.right.fetch(*panel, k.clone(), (i, count));
+            }
             let wait =
                 if self.cut.blocks > 1 { waiting[(slot * padded + at) * PANEL..].as_mut_ptr() } else { std::ptr::null_mut() };
             let mut t = if last {
                 // SAFETY: the row and the column exist.
                 let to = unsafe { out.at.add((self.rows.start + at) * out.ld + columns.start) };
+                (0..rows).for_each(|r| [0, 16, 31].iter().for_each(|c| fetch_near(to.wrapping_add(r * out.ld + c))));
                 Tile::new(width, rows, columns.len(), to, out.ld)
             } else {
                 Tile::new(width, width, PANEL, wait, PANEL)

@@ -1,6 +1,9 @@
 //! The one inner loop of every product: a strip of rows times a panel of 32 columns, accumulators in registers over the whole
 //! reduction block (LAW A1: per output one chain, k ascending).
 
+// Loops of constant length over the accumulators become registers; iterators over them do not always.
+#![allow(clippy::needless_range_loop)]
+
 use crate::cpu::{Avx2, Avx512, Lanes, Portable, Stored, WIDTH};
 use crate::panels::PANEL;
 use half::{bf16, f16};
@@ -24,6 +27,34 @@ impl Registers for Avx512 {
 
 /// Widths of packed strips, ascending, as far as an instruction set has registers for them.
 const WIDTHS: [usize; 6] = [1, 2, 4, 6, 8, 12];
+
+/// Asks for a cache line that will be written soon.
+#[inline(always)]
+pub(crate) fn fetch_near<T>(p: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads nothing and faults nowhere.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(p.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}
+
+/// Asks for the cache lines of `slice`, which are read after the present tile.
+#[inline(always)]
+pub(crate) fn fetch<T>(slice: &[T]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in slice.chunks(64 / size_of::<T>().max(1)) {
+        // SAFETY: a prefetch reads nothing and faults nowhere.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast());
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = slice;
+}
 
 /// Rows of a full strip.
 pub(crate) fn strip_rows(isa: Isa) -> usize {

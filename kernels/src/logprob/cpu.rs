@@ -76,8 +76,12 @@ impl Head<'_> {
     /// Logits of one tile for packed rows: z [8][padded][32].
     fn logits(&self, isa: Isa, z: &mut [f32], packed: &[f32], strips: Strips, (first, count): (usize, usize), room: &mut [f32]) {
         for p in 0..count.div_ceil(PANEL) {
-            let lines = self.stock.block(isa, first / PANEL + p, self.c, 0..self.c, strips.count(), room);
-            for (at, _, width) in strips.each() {
+            let (panel, strip_count) = (first / PANEL + p, strips.count());
+            let lines = self.stock.block(isa, panel, self.c, 0..self.c, strip_count, room);
+            for (i, (at, _, width)) in strips.each().enumerate() {
+                if strip_count > 1 && (panel + 1) * PANEL < self.v {
+                    self.stock.fetch_block(panel + 1, self.c, 0..self.c, (i, strip_count));
+                }
                 let to = &mut z[(p * strips.padded() + at) * PANEL..][..width * PANEL];
                 let mut t = Tile::new(width, width, PANEL, to.as_mut_ptr(), PANEL);
                 (t.a, t.b, t.len) = (packed[at * self.c..][..width * self.c].as_ptr(), lines, self.c);
@@ -120,8 +124,9 @@ pub(crate) fn forward(
         for (i, m) in own.clone().enumerate() {
             zt[i] = softmax::scaled(head.logit(isa, left.row(m, 0..c), targets[m] as usize), scaling);
         }
-        (sum.fill(0.0), max.fill(f32::NEG_INFINITY));
-        strips.pack(packed, left, own.start, 0..c);
+        sum.fill(0.0);
+        max.fill(f32::NEG_INFINITY);
+        strips.pack(isa, packed, left, own.start, 0..c);
         for (first, count) in head.tiles() {
             head.logits(isa, z, packed, strips, (first, count), block);
             for i in 0..own.len() {
@@ -144,7 +149,7 @@ pub(crate) fn forward(
 /// Σ of the second form for one entry: the logits are made again.
 fn far_sum(isa: Isa, left: Left<'_>, m: usize, head: &Head<'_>, max: f32, scaling: Scaling, room: [&mut [f32]; 3]) -> f32 {
     let ([packed, z, block], strips) = (room, Strips::new(isa, 1));
-    strips.pack(packed, left, m, 0..head.c);
+    strips.pack(isa, packed, left, m, 0..head.c);
     head.tiles().fold(0.0, |sum, (first, count)| {
         head.logits(isa, z, packed, strips, (first, count), block);
         let place = Place { stride: strips.padded() * PANEL, count, target: usize::MAX };
@@ -249,7 +254,7 @@ pub(crate) fn backward(
         let (mut room, strips) = (Room::new(scratch), Strips::new(isa, own.len()));
         let [packed, z, dz, waiting, block] = pieces.map(|p| room.take(p));
         let padded = strips.padded();
-        strips.pack(packed, Left { data: x, ld: c, index: Some(rows) }, own.start, 0..c);
+        strips.pack(isa, packed, Left { data: x, ld: c, index: Some(rows) }, own.start, 0..c);
         for (first, count) in head.tiles() {
             head.logits(isa, z, packed, strips, (first, count), block);
             to_gradient(isa, z, padded, own.clone(), (first, count), back, targets, scaling);
@@ -258,12 +263,16 @@ pub(crate) fn backward(
                     let k = 0..PANEL.min(count - p * PANEL);
                     let to = &mut dz[at * TILE + p * PANEL * width..][..k.len() * width];
                     let left = Left::new(&z[p * padded * PANEL..], PANEL);
-                    crate::linear::pack::strip(to, width, left, at..at + used, k);
+                    crate::linear::pack::strip(isa, to, width, left, at..at + used, k);
                 }
             }
             for p in 0..panels {
                 head.stock.transpose(isa, c, first..first + count, p * PANEL..((p + 1) * PANEL).min(c), block);
-                for (at, _, width) in strips.each() {
+                let next = (p + 1) * PANEL..((p + 2) * PANEL).min(c);
+                for (i, (at, _, width)) in strips.each().enumerate() {
+                    if !next.is_empty() {
+                        head.stock.fetch_transpose(c, first..first + count, next.clone(), (i, strips.count()));
+                    }
                     let wait = waiting[(p * padded + at) * PANEL..][..width * PANEL].as_mut_ptr();
                     let mut t = Tile::new(width, width, PANEL, wait, PANEL);
                     (t.a, t.b, t.len) = (dz[at * TILE..][..width * count].as_ptr(), Lines::F32(block.as_ptr()), count);
@@ -311,7 +320,7 @@ pub(crate) fn backward_weight(
         for start in (0..m).step_by(round.max(1)) {
             let own = start..(start + round).min(m);
             let strips = Strips::new(isa, own.len());
-            strips.pack(packed, left, start, 0..c);
+            strips.pack(isa, packed, left, start, 0..c);
             head.logits(isa, z, packed, strips, (first, count), block);
             to_gradient(isa, z, strips.padded(), own.clone(), (first, count), back, targets, scaling);
             for p in 0..count.div_ceil(PANEL) {

@@ -10,7 +10,7 @@
 //! dx     = +0, then for every entry m in list order: dx[rows[m]] += chain over v ascending of fma(dz_v, W_vc)       dx [N, C] =
 //! dW_vc  = fma(dz_mv, x[rows[m], c], dW_vc) over the entries in list order     packed [⌈V/32⌉][C][32]                dhead +=
 //! ```
-//! Kept for backward, [M] each: t_t, the sum of the form that was taken, and that form's maximum, +inf for the first form (a second
+//! Kept for backward, `[M]` each: t_t, the sum of the form that was taken, and that form's maximum, +inf for the first form (a second
 //! form with an infinite maximum has a sum that is not a number, and so has everything made from it).
 //!
 //! FLOPs: forward 2·M·C·V, backward 4·M·C·V, backward_weight 4·M·C·V. Bytes: the head once per task of up to 256 entries.
@@ -29,7 +29,7 @@ use crate::linear::pack::Stock;
 use crate::panels::{Panels, packed_len};
 use runtime::{DType, Element, Result, Stream, View, disjoint, ensure};
 
-/// What [`forward`] leaves for the backward calls, [M] f32 each.
+/// What [`forward`] leaves for the backward calls, `[M]` f32 each.
 #[derive(Clone, Copy, Debug)]
 pub struct Kept<'a> {
     /// Logit of the target after cap and temperature.
@@ -79,7 +79,7 @@ struct Entries<'a> {
     m: usize,
 }
 
-/// Shapes shared by the three calls: x [N, C], rows and targets [M], head [V, C].
+/// Shapes shared by the three calls: x [N, C], rows and targets `[M]`, head [V, C].
 fn entries<'a>(room: &str, x: View<'_>, rows: View<'a>, targets: View<'a>, head: Panels<'_>, sc: Scaling) -> Result<Entries<'a>> {
     let Panels { data, n: v, k: c } = head;
     Panels::new(data, v, c)?;
@@ -91,7 +91,7 @@ fn entries<'a>(room: &str, x: View<'_>, rows: View<'a>, targets: View<'a>, head:
     Ok(Entries { rows: below(room, "rows", rows, x.len() / c)?, targets: below(room, "targets", targets, v)?, m })
 }
 
-/// logp [M] = of the targets [M] (ids below V) after hidden rows `rows` [M] of x [N, C], and `kept` = for the backward calls.
+/// logp `[M]` = of the targets `[M]` (ids below V) after hidden rows `rows` `[M]` of x [N, C], and `kept` = for the backward calls.
 pub fn forward(
     s: &Stream,
     logp: View<'_>,
@@ -119,7 +119,7 @@ pub fn forward(
     Ok(())
 }
 
-/// dx [N, C] = from dlogp [M]; rows that no entry names become 0.
+/// dx [N, C] = from dlogp `[M]`; rows that no entry names become 0.
 pub fn backward(
     s: &Stream,
     dx: View<'_>,
@@ -149,7 +149,7 @@ pub fn backward(
     Ok(())
 }
 
-/// dhead (packed as the head, f32) += from dlogp [M]: the chain goes on from what is there.
+/// dhead (packed as the head, f32) += from dlogp `[M]`: the chain goes on from what is there.
 pub fn backward_weight(
     s: &Stream,
     dhead: View<'_>,
@@ -179,7 +179,7 @@ pub fn backward_weight(
     Ok(())
 }
 
-/// logp [B] = of `ids` [B] under stored logits [B, V] (z as [`crate::linear::forward`] writes it: before cap and temperature).
+/// logp `[B]` = of `ids` `[B]` under stored logits [B, V] (z as [`crate::linear::forward`] writes it: before cap and temperature).
 pub fn of_logits(s: &Stream, logp: View<'_>, logits: View<'_>, ids: View<'_>, scaling: Scaling) -> Result<()> {
     let room = "logprob::of_logits";
     let pool = s.pool(room)?;

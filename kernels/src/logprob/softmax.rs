@@ -138,7 +138,7 @@ fn gradient_body<S: Lanes>(z: &mut [f32], place: Place, form: Form, c: f32, scal
         // SAFETY: the slice has 16 elements from here.
         unsafe { S::store(z[at..at + WIDTH].as_mut_ptr(), d) };
     }
-    if place.count % PANEL > 0 && place.count % PANEL <= WIDTH {
+    if (1..=WIDTH).contains(&(place.count % PANEL)) {
         let at = place.count / PANEL * place.stride + WIDTH;
         z[at..at + WIDTH].fill(0.0);
     }
@@ -154,6 +154,7 @@ crate::per_isa! {
 }
 
 /// One output of LAW A1: x [C] against output `v` of a packed matrix with C columns, of which `column` starts at (v, 0).
+#[allow(clippy::extra_unused_type_parameters)]
 #[inline(always)]
 fn dot_body<S: Lanes, T: crate::cpu::Stored>(x: &[f32], column: &[T]) -> f32 {
     x.iter().zip(column.iter().step_by(PANEL)).fold(0.0, |acc, (x, w)| x.mul_add(w.widen(), acc))
