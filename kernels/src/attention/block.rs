@@ -2,9 +2,10 @@
 //! functions, so a query's bits do not depend on which of them asked.
 
 use super::Params;
-use super::chains::{Left, Right, Span, covers, sweep};
-use crate::cpu::{Lanes, WIDTH, rows};
-use crate::math::{LOG2_E, lanes, power};
+use super::chains::{Chains, Left, Right, Span, covers, sweep};
+use crate::cpu::{Lanes, WIDTH};
+use crate::math::{EXP2, LOG2_E, lanes, power};
+use std::ops::Range;
 
 /// Positions of a block and of a page.
 pub const KEYS: usize = 64;
@@ -12,6 +13,8 @@ pub const KEYS: usize = 64;
 pub const CHUNK: usize = 64;
 /// e is an integer within i32; this f32 stands for both its ends.
 const EDGE: f32 = 2147483648.0;
+/// Every slot of a block.
+const WHOLE: Span = Span { from: 0, to: KEYS };
 
 /// The running state of a chunk of query rows.
 #[derive(Debug)]
@@ -49,24 +52,49 @@ fn visible<S: Lanes>(span: Span, c: usize, x: S::V, other: S::V) -> S::V {
 
 /// The vectors that hold a visible slot of any of these rows.
 #[inline(always)]
-fn vectors(spans: &[Span]) -> std::ops::Range<usize> {
+fn vectors(spans: &[Span]) -> Range<usize> {
     let from = spans.iter().filter(|s| !s.is_empty()).map(|s| s.from).min().unwrap_or(0);
     let to = spans.iter().map(|s| s.to).max().unwrap_or(0);
     from / WIDTH..to.div_ceil(WIDTH)
 }
 
-/// Largest lane, in the order of LAW A2's last step.
+/// Largest lane.
 #[inline(always)]
 fn largest<S: Lanes>(v: S::V) -> f32 {
     let mut x = [0.0f32; WIDTH];
     // SAFETY: an array of 16.
     unsafe { S::store(x.as_mut_ptr(), v) };
-    for half in [8, 4, 2, 1] {
-        for i in 0..half {
-            x[i] = if x[i] > x[i + half] { x[i] } else { x[i + half] };
-        }
+    macro_rules! fold {
+        ($($half:expr),*) => {
+            $(for i in 0..$half {
+                x[i] = if x[i] > x[i + $half] { x[i] } else { x[i + $half] };
+            })*
+        };
     }
+    fold!(8, 4, 2, 1);
     x[0]
+}
+
+/// Scores go to rows of 64; only vectors with a visible slot are wanted.
+struct Scores<'a> {
+    s: *mut f32,
+    spans: &'a [Span],
+}
+
+impl<S: Lanes> Chains<S> for Scores<'_> {
+    #[inline(always)]
+    fn columns(&self, rows: Range<usize>) -> Range<usize> {
+        vectors(&self.spans[rows])
+    }
+    #[inline(always)]
+    unsafe fn begin(&self, _: usize, _: usize) -> S::V {
+        S::splat(0.0)
+    }
+    #[inline(always)]
+    unsafe fn end(&mut self, r: usize, c: usize, value: S::V) {
+        // SAFETY: `s` has a row of 64 for every span.
+        unsafe { S::store(self.s.add(r * KEYS + c), value) }
+    }
 }
 
 #[inline(always)]
@@ -75,13 +103,8 @@ fn scores_lanes<S: Lanes>(s: &mut [f32], q: Left<'_>, keys: &[f32], d: usize, sp
     let links = &links[..spans.len()];
     covers(q, b, links, KEYS);
     assert!(spans.len() * KEYS <= s.len(), "scores out of range");
-    let s = s.as_mut_ptr();
-    let store = |r: usize, c: usize, value| {
-        // SAFETY: `s` has a row of 64 for every span.
-        unsafe { S::store(s.add(r * KEYS + c), value) }
-    };
     // SAFETY: asserted above.
-    unsafe { sweep::<S>(q, b, links, |rows| vectors(&spans[rows]), |_, _| S::splat(0.0), store) }
+    unsafe { sweep::<S>(q, b, links, &mut Scores { s: s.as_mut_ptr(), spans }) }
 }
 crate::per_isa! {
     /// `s [rows, 64]` = A1(q `[rows, d]`, keys `[d, 64]`); only vectors with a visible slot are written.
@@ -99,48 +122,79 @@ fn exponent<S: Lanes>(s: S::V, params: Params) -> (S::V, S::V) {
     (S::mul(t, S::splat(LOG2_E)), t)
 }
 
-/// floor(t) within i32; NaN stays.
+/// exp2 on [0, 1]: [`crate::math::exp2`] without the steps that change nothing there. NaN stays.
 #[inline(always)]
-fn integer<S: Lanes>(t: S::V) -> S::V {
-    S::max(S::splat(-EDGE), S::min(S::splat(EDGE), S::floor(t)))
+fn exp2_unit<S: Lanes>(f: S::V) -> S::V {
+    let mut acc = S::splat(f32::from_bits(EXP2[0]));
+    for &c in &EXP2[1..] {
+        acc = S::add(S::mul(acc, f), S::splat(f32::from_bits(c)));
+    }
+    S::add(S::mul(acc, f), S::splat(1.0))
 }
 
-/// exp2(t − floor(t)) · 2^(e − top).
+/// exp2(t − floor(t)) · 2^(e − top), e = floor(t) within i32. Only against a top near the ends of i32 does it matter that e keeps within.
 #[inline(always)]
-fn weight<S: Lanes>(t: S::V, top: S::V) -> S::V {
-    S::mul(lanes::exp2::<S>(S::sub(t, S::floor(t))), lanes::power::<S>(S::sub(integer::<S>(t), top)))
+fn weight<S: Lanes>(t: S::V, top: f32) -> S::V {
+    let floor = S::floor(t);
+    let e = if top.abs() < EDGE / 2.0 { floor } else { S::max(S::splat(-EDGE), S::min(S::splat(EDGE), floor)) };
+    S::mul(exp2_unit::<S>(S::sub(t, floor)), lanes::power::<S>(S::sub(e, S::splat(top))))
 }
 
-/// One row's w over its block in place of its scores; returns M_b and l_b.
+/// One row's t in place of its scores; returns M_b.
 ///
 /// # Safety
 /// `s` points to 64 values.
 #[inline(always)]
-unsafe fn weigh<S: Lanes>(s: *mut f32, span: Span, params: Params) -> (f32, f32) {
+unsafe fn exponents<S: Lanes>(s: *mut f32, span: Span, params: Params) -> f32 {
     let mut most = S::splat(f32::NEG_INFINITY);
-    let range = vectors(&[span]);
-    for v in range.clone() {
-        // SAFETY: v < 4.
-        unsafe {
-            let at = s.add(v * WIDTH);
-            let (t, _) = exponent::<S>(S::load(at), params);
-            S::store(at, t);
-            most = S::max(visible::<S>(span, v * WIDTH, t, most), most);
+    macro_rules! step {
+        ($c:expr, $seen:expr) => {{
+            // SAFETY: c < 64.
+            let (t, _) = exponent::<S>(unsafe { S::load(s.add($c)) }, params);
+            // SAFETY: as above.
+            unsafe { S::store(s.add($c), t) };
+            most = S::max($seen(t, most), most);
+        }};
+    }
+    if span == WHOLE {
+        for v in 0..KEYS / WIDTH {
+            step!(v * WIDTH, |t, _| t);
+        }
+    } else {
+        for v in vectors(&[span]) {
+            step!(v * WIDTH, |t, most| visible::<S>(span, v * WIDTH, t, most));
         }
     }
-    let top = largest::<S>(most).floor().clamp(-EDGE, EDGE);
+    largest::<S>(most).floor().clamp(-EDGE, EDGE)
+}
+
+/// One row's w in place of its t; returns l_b.
+///
+/// # Safety
+/// `s` points to 64 values.
+#[inline(always)]
+unsafe fn weights<S: Lanes>(s: *mut f32, span: Span, top: f32) -> f32 {
     let mut sum = S::splat(0.0);
-    for v in range {
-        // SAFETY: v < 4.
-        unsafe {
-            let at = s.add(v * WIDTH);
-            let w = weight::<S>(S::load(at), S::splat(top));
-            S::store(at, w);
-            // Absent slots add +0 to sums of weights, which is to leave them out.
-            sum = S::add(sum, visible::<S>(span, v * WIDTH, w, S::splat(0.0)));
+    macro_rules! step {
+        ($c:expr, $seen:expr) => {{
+            // SAFETY: c < 64.
+            let w = weight::<S>(unsafe { S::load(s.add($c)) }, top);
+            // SAFETY: as above.
+            unsafe { S::store(s.add($c), w) };
+            sum = S::add(sum, $seen(w));
+        }};
+    }
+    if span == WHOLE {
+        for v in 0..KEYS / WIDTH {
+            step!(v * WIDTH, |w| w);
+        }
+    } else {
+        // An absent slot adds +0 to a sum of weights, which is to leave it out.
+        for v in vectors(&[span]) {
+            step!(v * WIDTH, |w| visible::<S>(span, v * WIDTH, w, S::splat(0.0)));
         }
     }
-    (top, S::sum(sum))
+    S::sum(sum)
 }
 
 /// Joins a block's M and l to a row's state and says how the values follow.
@@ -161,6 +215,37 @@ fn join(top: &mut f32, sum: &mut f32, (top_b, sum_b): (f32, f32)) -> Join {
     }
 }
 
+/// Values of a block join the rows' state.
+struct Joined<'a> {
+    o: *mut f32,
+    width: usize,
+    joins: &'a [Join; CHUNK],
+}
+
+impl<S: Lanes> Chains<S> for Joined<'_> {
+    #[inline(always)]
+    fn columns(&self, _: Range<usize>) -> Range<usize> {
+        0..self.width / WIDTH
+    }
+    #[inline(always)]
+    unsafe fn begin(&self, _: usize, _: usize) -> S::V {
+        S::splat(0.0)
+    }
+    #[inline(always)]
+    unsafe fn end(&mut self, r: usize, c: usize, block: S::V) {
+        // SAFETY: `o` has a row of `width` for every span.
+        unsafe {
+            let at = self.o.add(r * self.width + c);
+            match self.joins[r] {
+                Join::Skip => {}
+                Join::First => S::store(at, block),
+                Join::ScaleOld(by) => S::store(at, S::fma(S::load(at), S::splat(by), block)),
+                Join::ScaleNew(by) => S::store(at, S::fma(block, S::splat(by), S::load(at))),
+            }
+        }
+    }
+}
+
 #[inline(always)]
 fn attend_lanes<S: Lanes>(state: State<'_>, s: &mut [f32], values: Right<'_>, spans: &[Span], params: Params) {
     let mut joins = [Join::Skip; CHUNK];
@@ -169,30 +254,25 @@ fn attend_lanes<S: Lanes>(state: State<'_>, s: &mut [f32], values: Right<'_>, sp
         rows <= CHUNK && rows * KEYS <= s.len() && rows * width <= state.o.len() && width.is_multiple_of(WIDTH),
         "block out of range"
     );
+    let mut tops = [0.0; CHUNK];
+    // Two passes, so that rows overlap while a row's maximum is gathered from its lanes.
     for (r, span) in spans.iter().enumerate() {
         if !span.is_empty() {
             // SAFETY: `s` has a row of 64 for every span.
-            let of_block = unsafe { weigh::<S>(s.as_mut_ptr().add(r * KEYS), *span, params) };
-            joins[r] = join(&mut state.top[r], &mut state.sum[r], of_block);
+            tops[r] = unsafe { exponents::<S>(s.as_mut_ptr().add(r * KEYS), *span, params) };
+        }
+    }
+    for (r, span) in spans.iter().enumerate() {
+        if !span.is_empty() {
+            // SAFETY: as above.
+            let sum = unsafe { weights::<S>(s.as_mut_ptr().add(r * KEYS), *span, tops[r]) };
+            joins[r] = join(&mut state.top[r], &mut state.sum[r], (tops[r], sum));
         }
     }
     let w = Left { data: s, row: KEYS, step: 1 };
     covers(w, values, spans, width);
-    let o = state.o.as_mut_ptr();
-    let finish = |r: usize, c: usize, block: S::V| {
-        // SAFETY: `o` has a row of `width` for every span.
-        unsafe {
-            let at = o.add(r * width + c);
-            match joins[r] {
-                Join::Skip => {}
-                Join::First => S::store(at, block),
-                Join::ScaleOld(by) => S::store(at, S::fma(S::load(at), S::splat(by), block)),
-                Join::ScaleNew(by) => S::store(at, S::fma(block, S::splat(by), S::load(at))),
-            }
-        }
-    };
     // SAFETY: asserted above.
-    unsafe { sweep::<S>(w, values, spans, |_| 0..width / WIDTH, |_, _| S::splat(0.0), finish) }
+    unsafe { sweep::<S>(w, values, spans, &mut Joined { o: state.o.as_mut_ptr(), width, joins: &joins }) }
 }
 crate::per_isa! {
     /// Turns the scores `s [rows, 64]` of a block into weights, multiplies them into `values [64, width]` and joins the block to the
@@ -215,7 +295,7 @@ pub struct Known<'a> {
 fn slopes_lanes<S: Lanes>(s: &mut [f32], dp: &mut [f32], known: Known<'_>, spans: &[Span], params: Params) {
     assert!(spans.len() * KEYS <= s.len().min(dp.len()), "block out of range");
     for (r, span) in spans.iter().enumerate() {
-        let (top, sum, delta) = (S::splat(known.top[r]), S::splat(known.sum[r]), S::splat(known.delta[r]));
+        let (top, sum, delta) = (known.top[r], S::splat(known.sum[r]), S::splat(known.delta[r]));
         for v in vectors(&[*span]) {
             // SAFETY: `s` and `dp` have a row of 64 for every span.
             unsafe {
@@ -238,44 +318,18 @@ crate::per_isa! {
     pub fn slopes(s: &mut [f32], dp: &mut [f32], known: Known<'_>, spans: &[Span], params: Params) = slopes_lanes
 }
 
-#[inline(always)]
-fn divide_lanes<S: Lanes>(o: &mut [f32], by: f32) {
-    assert!(o.len().is_multiple_of(WIDTH), "a row of whole vectors");
-    for x in o.chunks_exact_mut(WIDTH) {
-        // SAFETY: chunks of 16.
-        unsafe { S::store(x.as_mut_ptr(), S::div(S::load(x.as_ptr()), S::splat(by))) };
-    }
-}
-crate::per_isa! {
-    /// `o /= by`, for whole vectors.
-    pub fn divide(o: &mut [f32], by: f32) = divide_lanes
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::Scalar;
 
-#[inline(always)]
-fn deltas_lanes<S: Lanes>(delta: &mut [f32], dout: &[f32], out: &[f32], d: usize) {
-    for (delta, (a, b)) in delta.iter_mut().zip(dout.chunks_exact(d).zip(out.chunks_exact(d))) {
-        *delta = rows::dot::<S>(a, b);
-    }
-}
-crate::per_isa! {
-    /// D of consecutive heads: A2 over d of fma(dO, O).
-    pub fn deltas(delta: &mut [f32], dout: &[f32], out: &[f32], d: usize) = deltas_lanes
-}
-
-/// Copies keys or values of one head, given as rows `stride` apart, to the slots of a block: `columns [d, 64]`.
-pub fn transpose(columns: &mut [f32], slots: std::ops::Range<usize>, rows: &[f32], stride: usize, d: usize) {
-    for (slot, row) in slots.zip(rows.chunks(stride)) {
-        for (i, x) in row[..d].iter().enumerate() {
-            columns[i * KEYS + slot] = *x;
+    #[test]
+    fn the_short_exp2_has_the_bits_of_the_long_one() {
+        let last = 1f32.to_bits();
+        for bits in (0..=last).step_by(97).chain(last - 1000..=last) {
+            let f = f32::from_bits(bits);
+            assert_eq!(exp2_unit::<Scalar>(f).to_bits(), crate::math::exp2(f).to_bits(), "{f:e}");
         }
-    }
-}
-
-/// The same to `lines [64, width]`, zeros behind d.
-pub fn copy(lines: &mut [f32], slots: std::ops::Range<usize>, rows: &[f32], stride: usize, d: usize, width: usize) {
-    for (slot, row) in slots.zip(rows.chunks(stride)) {
-        let line = &mut lines[slot * width..(slot + 1) * width];
-        line[..d].copy_from_slice(&row[..d]);
-        line[d..].fill(0.0);
+        assert!(exp2_unit::<Scalar>(f32::NAN).is_nan());
     }
 }

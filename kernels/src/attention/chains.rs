@@ -56,7 +56,7 @@ const fn vectors<S: Lanes>() -> usize {
     if align_of::<S::V>() == WIDTH * size_of::<f32>() { 4 } else { 1 }
 }
 
-/// The chains of R rows and V vectors.
+/// The chains of R rows and V vectors. No closures: they would not carry the instruction set.
 ///
 /// # Safety
 /// Every link of every span lies inside `a` and `b`.
@@ -69,54 +69,80 @@ unsafe fn tile<S: Lanes, const R: usize, const V: usize>(
     width: usize,
     spans: &[Span; R],
 ) {
-    let low = spans.iter().map(|s| s.from).min().unwrap_or(0);
-    let high = spans.iter().map(|s| s.to).max().unwrap_or(0);
-    let from = spans.iter().map(|s| s.from).max().unwrap_or(0);
-    let to = spans.iter().map(|s| s.to).min().unwrap_or(0);
+    let (mut low, mut high, mut from, mut to) = (spans[0].from, spans[0].to, spans[0].from, spans[0].to);
+    for s in &spans[1..] {
+        (low, high, from, to) = (low.min(s.from), high.max(s.to), from.max(s.from), to.min(s.to));
+    }
     // The links that all rows have run unguarded.
     let (from, to) = if from < to { (from, to) } else { (high, high) };
-    let link = |acc: &mut [[S::V; V]; R], k: usize, guarded: bool| {
-        // SAFETY: the caller's promise.
-        let b: [S::V; V] = std::array::from_fn(|v| unsafe { S::load(b.add(k * width + v * WIDTH)) });
-        for r in 0..R {
-            if !guarded || spans[r].has(k) {
+    macro_rules! link {
+        ($k:ident, $has:expr) => {{
+            let mut of_b = [S::splat(0.0); V];
+            for v in 0..V {
                 // SAFETY: the caller's promise.
-                let x = S::splat(unsafe { *a.add(r * row + k * step) });
-                for v in 0..V {
-                    acc[r][v] = S::fma(x, b[v], acc[r][v]);
+                of_b[v] = unsafe { S::load(b.add($k * width + v * WIDTH)) };
+            }
+            for r in 0..R {
+                if $has(spans[r]) {
+                    // SAFETY: the caller's promise.
+                    let x = S::splat(unsafe { *a.add(r * row + $k * step) });
+                    for v in 0..V {
+                        acc[r][v] = S::fma(x, of_b[v], acc[r][v]);
+                    }
                 }
             }
-        }
-    };
-    (low..from).for_each(|k| link(acc, k, true));
-    (from..to).for_each(|k| link(acc, k, false));
-    (to..high).for_each(|k| link(acc, k, true));
+        }};
+    }
+    for k in low..from {
+        link!(k, |s: Span| s.has(k));
+    }
+    for k in from..to {
+        link!(k, |_| true);
+    }
+    for k in to..high {
+        link!(k, |s: Span| s.has(k));
+    }
 }
 
-/// Runs the chains of `spans.len()` rows. `columns(group)` names the vectors wanted of the rows `group`, `begin(r, c)` gives C0 and
-/// `end(r, c, value)` takes the result of row r, columns c…c+15.
+/// Where chains begin and what becomes of them. A trait and not closures, which would not carry the instruction set.
+pub trait Chains<S: Lanes> {
+    /// The vectors wanted of a group of rows.
+    fn columns(&self, rows: Range<usize>) -> Range<usize>;
+    /// C0 of row r, columns c…c+15.
+    ///
+    /// # Safety
+    /// The row has a span, and the columns are among those wanted.
+    unsafe fn begin(&self, r: usize, c: usize) -> S::V;
+    /// Takes the result.
+    ///
+    /// # Safety
+    /// As for `begin`.
+    unsafe fn end(&mut self, r: usize, c: usize, value: S::V);
+}
+
+/// Runs the chains of `spans.len()` rows.
 ///
 /// # Safety
 /// For every row r, link k of its span and vector v wanted of it: A has (r, k), B has (k, 16v … 16v + 15).
 #[inline(always)]
-pub unsafe fn sweep<S: Lanes>(
-    a: Left<'_>,
-    b: Right<'_>,
-    spans: &[Span],
-    columns: impl Fn(Range<usize>) -> Range<usize>,
-    begin: impl Fn(usize, usize) -> S::V,
-    mut end: impl FnMut(usize, usize, S::V),
-) {
+pub unsafe fn sweep<S: Lanes>(a: Left<'_>, b: Right<'_>, spans: &[Span], chains: &mut impl Chains<S>) {
     macro_rules! run {
         ($r:expr, $v:expr, $first:ident, $c:ident) => {{
             let Some(group) = spans[$first..].first_chunk::<$r>() else { return };
-            let mut acc: [[S::V; $v]; $r] = std::array::from_fn(|r| std::array::from_fn(|v| begin($first + r, ($c + v) * WIDTH)));
+            let mut acc = [[S::splat(0.0); $v]; $r];
             let (a_at, b_at) = (a.data.as_ptr().wrapping_add($first * a.row), b.data.as_ptr().wrapping_add($c * WIDTH));
             // SAFETY: the caller's promise; the addresses are those of row `first` and column 16c.
-            unsafe { tile::<S, $r, $v>(&mut acc, a_at, (a.row, a.step), b_at, b.width, group) };
-            for (r, row) in acc.into_iter().enumerate() {
-                for (v, value) in row.into_iter().enumerate() {
-                    end($first + r, ($c + v) * WIDTH, value);
+            unsafe {
+                for r in 0..$r {
+                    for v in 0..$v {
+                        acc[r][v] = chains.begin($first + r, ($c + v) * WIDTH);
+                    }
+                }
+                tile::<S, $r, $v>(&mut acc, a_at, (a.row, a.step), b_at, b.width, group);
+                for r in 0..$r {
+                    for v in 0..$v {
+                        chains.end($first + r, ($c + v) * WIDTH, acc[r][v]);
+                    }
                 }
             }
         }};
@@ -125,7 +151,7 @@ pub unsafe fn sweep<S: Lanes>(
     while first < spans.len() {
         let rows = if spans.len() - first >= ROWS { ROWS } else { 1 };
         let idle = spans[first..first + rows].iter().all(|s| s.is_empty());
-        let wanted = if idle { 0..0 } else { columns(first..first + rows) };
+        let wanted = if idle { 0..0 } else { chains.columns(first..first + rows) };
         let mut c = wanted.start;
         while c < wanted.end {
             let v = (wanted.end - c).min(most);
@@ -155,22 +181,35 @@ pub fn covers(a: Left<'_>, b: Right<'_>, spans: &[Span], width: usize) {
     );
 }
 
+/// C `[rows, width]` goes on where it is.
+struct InPlace {
+    c: *mut f32,
+    width: usize,
+}
+
+impl<S: Lanes> Chains<S> for InPlace {
+    #[inline(always)]
+    fn columns(&self, _: Range<usize>) -> Range<usize> {
+        0..self.width / WIDTH
+    }
+    #[inline(always)]
+    unsafe fn begin(&self, r: usize, c: usize) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { S::load(self.c.add(r * self.width + c)) }
+    }
+    #[inline(always)]
+    unsafe fn end(&mut self, r: usize, c: usize, value: S::V) {
+        // SAFETY: the caller's promise.
+        unsafe { S::store(self.c.add(r * self.width + c), value) }
+    }
+}
+
 #[inline(always)]
 fn extend_lanes<S: Lanes>(c: &mut [f32], a: Left<'_>, b: Right<'_>, spans: &[Span]) {
     covers(a, b, spans, b.width);
     assert!(spans.len() * b.width <= c.len() && b.width.is_multiple_of(WIDTH), "chain results out of range");
-    let c = c.as_mut_ptr();
     // SAFETY: asserted above; C has `spans.len()` rows of `width`.
-    unsafe {
-        sweep::<S>(
-            a,
-            b,
-            spans,
-            |_| 0..b.width / WIDTH,
-            |r, i| S::load(c.add(r * b.width + i)),
-            |r, i, value| S::store(c.add(r * b.width + i), value),
-        )
-    }
+    unsafe { sweep::<S>(a, b, spans, &mut InPlace { c: c.as_mut_ptr(), width: b.width }) }
 }
 crate::per_isa! {
     /// C `[spans.len(), width]` continues its chains over the spans of A and B; C += in the order of the law.

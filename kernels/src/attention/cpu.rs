@@ -1,90 +1,120 @@
 //! Forward on the CPU: a task is a tile of query rows times one kv head. Each block of keys is gathered once per tile and met by the
 //! tile's rows chunk by chunk.
 
-use super::block::{CHUNK, KEYS, State, attend, copy, divide, scores, transpose};
-use super::chains::{Left, Right, Span};
-use super::forest::{Forest, Segment};
+use super::block::{CHUNK, KEYS, State, attend, scores};
+use super::chains::{Left, Right};
+use super::forest::Forest;
+use super::layout::{Rows, divide, fetch, near, pack, transpose};
+use super::tile::{Layout, Part, take};
 use super::{Heads, Params};
-use crate::cpu::WIDTH;
-use runtime::{Pool, Shared};
-use std::ops::Range;
+use runtime::{Isa, Pool, Shared};
 
-/// Query rows times heads of a group in one tile, unless the group alone is larger.
-const ENTRIES: usize = 256;
-
-/// How a tile is laid out: entry i is row `i / group`, head `i % group` of the group; d is padded to whole vectors.
-#[derive(Clone, Copy, Debug)]
-pub struct Layout {
-    /// Heads per kv head.
-    pub group: usize,
-    /// Values per head.
-    pub d: usize,
-    /// Values per padded row.
-    pub width: usize,
-    /// Query rows.
-    pub rows: usize,
+/// Everything a task reads, and where it writes.
+struct Pass<'a> {
+    out: Shared<'a, f32>,
+    m: Shared<'a, i32>,
+    l: Shared<'a, f32>,
+    qkv: &'a [f32],
+    forest: Forest<'a>,
+    heads: Heads,
+    tile: Layout,
+    params: Params,
+    isa: Isa,
 }
 
-impl Layout {
-    /// A tile of at most `ENTRIES` entries, smaller where the work would not feed the threads.
-    pub fn new(heads: Heads, n: usize, threads: usize) -> Layout {
-        let group = heads.group();
-        let whole = (ENTRIES / group).max(1);
-        let few = threads > 1 && n * heads.k < 4 * threads * whole;
-        let rows = if few { whole.div_ceil(4) } else { whole };
-        Layout { group, d: heads.d, width: heads.d.next_multiple_of(WIDTH), rows }
+/// Scratch of a task.
+struct Scratch<'a> {
+    /// `[entries, width]`
+    q: &'a mut [f32],
+    o: &'a mut [f32],
+    /// `[entries]`
+    top: &'a mut [f32],
+    sum: &'a mut [f32],
+    /// `[d, 64]`
+    keys: &'a mut [f32],
+    /// `[64, width]`
+    values: &'a mut [f32],
+    /// `[64, 64]`
+    s: &'a mut [f32],
+}
+
+impl<'a> Scratch<'a> {
+    fn len(tile: Layout) -> usize {
+        tile.entries() * (2 * tile.width + 2) + KEYS * (tile.d + tile.width) + CHUNK * KEYS
     }
 
-    /// Entries of a tile.
-    pub fn entries(self) -> usize {
-        self.rows * self.group
-    }
-}
-
-/// Cuts the front off a thread's scratch memory.
-pub fn take<'a>(rest: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
-    let (front, back) = std::mem::take(rest).split_at_mut(len);
-    *rest = back;
-    front
-}
-
-/// The positions that a row at `pos` of `segment` sees.
-pub fn sees(segment: Segment, pos: usize, params: Params) -> Range<usize> {
-    params.first(pos)..if params.causal { pos + 1 } else { segment.past() }
-}
-
-/// The slots of `block` among `positions`.
-pub fn slots(positions: &Range<usize>, block: usize) -> Span {
-    let slot = |pos: usize| pos.saturating_sub(block * KEYS).min(KEYS);
-    Span { from: slot(positions.start), to: slot(positions.end) }
-}
-
-/// The blocks that rows `rows` of `segment` see.
-pub fn blocks(segment: Segment, rows: &Range<usize>, params: Params) -> Range<usize> {
-    let first = sees(segment, segment.pos0 + rows.start - segment.start, params);
-    let last = sees(segment, segment.pos0 + rows.end - 1 - segment.start, params);
-    first.start / KEYS..last.end.div_ceil(KEYS)
-}
-
-/// The parts of `rows` that lie in one segment each.
-pub fn parts(forest: Forest<'_>, rows: Range<usize>, mut part: impl FnMut(usize, Segment, Range<usize>)) {
-    let mut i = forest.at(rows.start);
-    while i < forest.len() && forest.get(i).start < rows.end {
-        let s = forest.get(i);
-        let inside = s.start.max(rows.start)..s.end().min(rows.end);
-        if !inside.is_empty() {
-            part(i, s, inside);
+    fn cut(mut rest: &'a mut [f32], tile: Layout) -> Scratch<'a> {
+        let mut next = |len| take(&mut rest, len);
+        let (entries, width) = (tile.entries(), tile.width);
+        Scratch {
+            q: next(entries * width),
+            o: next(entries * width),
+            top: next(entries),
+            sum: next(entries),
+            keys: next(KEYS * tile.d),
+            values: next(KEYS * width),
+            s: next(CHUNK * KEYS),
         }
-        i += 1;
     }
 }
 
-/// Gathers the heads of a kv group from rows `stride` apart into entries `[·, width]`, zeros behind d.
-pub fn pack(entries: &mut [f32], rows: &[f32], stride: usize, tile: Layout) {
-    for (i, entry) in entries.chunks_exact_mut(tile.width).enumerate() {
-        let from = i / tile.group * stride + i % tile.group * tile.d;
-        entry[..tile.d].copy_from_slice(&rows[from..from + tile.d]);
-        entry[tile.d..].fill(0.0);
+impl Pass<'_> {
+    /// Heads `part`… of successive rows from `row` on.
+    fn rows(&self, row: usize, part: usize, group: usize) -> Rows<'_> {
+        Rows::of(self.qkv, row, self.heads.stride(), part, group, self.heads.d)
+    }
+
+    /// out, m, l of the heads of a group.
+    ///
+    /// # Safety
+    /// The task owns them.
+    #[allow(clippy::mut_from_ref)]
+    unsafe fn results(&self, row: usize, head: usize) -> (&mut [f32], &mut [i32], &mut [f32]) {
+        let (group, d) = (self.tile.group, self.tile.d);
+        let at = row * self.heads.h + head * group..row * self.heads.h + (head + 1) * group;
+        // SAFETY: the caller's promise.
+        unsafe { (self.out.slice(at.start * d..at.end * d), self.m.slice(at.clone()), self.l.slice(at)) }
+    }
+
+    fn part(&self, part: &Part, head: usize, x: &mut Scratch<'_>) {
+        let (Layout { group, width, d, .. }, Heads { h, k, .. }) = (self.tile, self.heads);
+        let count = part.entries();
+        let queries = self.rows(part.rows.start, head * group, group);
+        fetch(queries, part.rows.len());
+        // SAFETY: a task owns its rows' entries of its kv head.
+        part.rows.clone().for_each(|row| near(unsafe { self.results(row, head) }.0));
+        pack(&mut x.q[..count * width], queries, width);
+        x.top[..count].fill(f32::NEG_INFINITY);
+        for block in part.blocks() {
+            self.forest.runs(part.index, block, |slots, row| {
+                let places = slots.start * width..slots.end * width;
+                transpose(x.keys, slots, self.rows(row, h + head, 1));
+                pack(&mut x.values[places], self.rows(row, h + k + head, 1), width);
+            });
+            if block + 1 < part.blocks().end {
+                self.forest.runs(part.index, block + 1, |slots, row| {
+                    fetch(self.rows(row, h + head, 1), slots.len());
+                    fetch(self.rows(row, h + k + head, 1), slots.len());
+                });
+            }
+            for first in (0..count).step_by(CHUNK) {
+                let chunk = first..(first + CHUNK).min(count);
+                let Some(spans) = part.spans(chunk.clone(), block) else { continue };
+                let spans = &spans[..chunk.len()];
+                scores(self.isa, x.s, Left { data: &x.q[first * width..], row: width, step: 1 }, x.keys, d, spans);
+                let o = &mut x.o[first * width..chunk.end * width];
+                let state = State { o, top: &mut x.top[chunk.clone()], sum: &mut x.sum[chunk] };
+                attend(self.isa, state, x.s, Right { data: x.values, width }, spans, self.params);
+            }
+        }
+        for (row, first) in part.rows.clone().zip((0..).step_by(group)) {
+            let entries = first..first + group;
+            // SAFETY: a task owns its rows' entries of its kv head.
+            let (out, m, l) = unsafe { self.results(row, head) };
+            divide(self.isa, out, &x.o[first * width..entries.end * width], &x.sum[entries.clone()], d, width);
+            l.copy_from_slice(&x.sum[entries.clone()]);
+            m.iter_mut().zip(&x.top[entries]).for_each(|(m, top)| *m = *top as i32);
+        }
     }
 }
 
@@ -99,57 +129,16 @@ pub fn forward(
     heads: Heads,
     params: Params,
 ) {
-    let (n, stride, isa) = (qkv.len() / heads.stride(), heads.stride(), pool.isa());
+    let n = qkv.len() / heads.stride();
     let tile = Layout::new(heads, n, pool.threads());
-    let (entries, width, group, d) = (tile.entries(), tile.width, tile.group, tile.d);
-    let scratch = entries * (2 * width + 2) + KEYS * (d + width) + CHUNK * KEYS;
     let (out, m, l) = (Shared::new(out), Shared::new(m), Shared::new(l));
+    let pass = Pass { out, m, l, qkv, forest, heads, tile, params, isa: pool.isa() };
     let tiles = n.div_ceil(tile.rows);
-    pool.run(tiles * heads.k, scratch, &|task, mut rest| {
+    pool.run(tiles * heads.k, Scratch::len(tile), &|task, scratch| {
         // Later rows of a long tree see more keys: they go first.
         let (row, head) = ((tiles - 1 - task / heads.k) * tile.rows, task % heads.k);
-        let (q, o) = (take(&mut rest, entries * width), take(&mut rest, entries * width));
-        let (top, sum) = (take(&mut rest, entries), take(&mut rest, entries));
-        let (keys, values, s) = (take(&mut rest, KEYS * d), take(&mut rest, KEYS * width), take(&mut rest, CHUNK * KEYS));
-        parts(forest, row..(row + tile.rows).min(n), |i, segment, rows| {
-            let count = rows.len() * group;
-            pack(&mut q[..count * width], &qkv[rows.start * stride + head * group * d..], stride, tile);
-            top[..count].fill(f32::NEG_INFINITY);
-            for block in blocks(segment, &rows, params) {
-                forest.runs(i, block, |slots, first| {
-                    let (k_at, v_at) = ((heads.h + head) * d, (heads.h + heads.k + head) * d);
-                    transpose(keys, slots.clone(), &qkv[first * stride + k_at..], stride, d);
-                    copy(values, slots, &qkv[first * stride + v_at..], stride, d, width);
-                });
-                for first in (0..count).step_by(CHUNK) {
-                    let chunk = first..(first + CHUNK).min(count);
-                    let mut spans = [Span::default(); CHUNK];
-                    let spans = &mut spans[..chunk.len()];
-                    for (span, entry) in spans.iter_mut().zip(chunk.clone()) {
-                        let pos = segment.pos0 + rows.start - segment.start + entry / group;
-                        *span = slots(&sees(segment, pos, params), block);
-                    }
-                    let q = Left { data: &q[first * width..], row: width, step: 1 };
-                    scores(isa, s, q, keys, d, spans);
-                    let state =
-                        State { o: &mut o[first * width..chunk.end * width], top: &mut top[chunk.clone()], sum: &mut sum[chunk] };
-                    attend(isa, state, s, Right { data: values, width }, spans, params);
-                }
-            }
-            for (i, row) in rows.enumerate() {
-                let first = i * group;
-                // SAFETY: a task owns its rows' entries of its kv head.
-                let (out, m, l) = unsafe {
-                    let at = row * heads.h + head * group;
-                    (out.slice(at * d..(at + group) * d), m.slice(at..at + group), l.slice(at..at + group))
-                };
-                for g in 0..group {
-                    let o = &mut o[(first + g) * width..(first + g + 1) * width];
-                    divide(isa, o, sum[first + g]);
-                    out[g * d..(g + 1) * d].copy_from_slice(&o[..d]);
-                    (m[g], l[g]) = (top[first + g] as i32, sum[first + g]);
-                }
-            }
-        });
+        let mut scratch = Scratch::cut(scratch, tile);
+        let rows = row..(row + tile.rows).min(n);
+        Part::each(forest, rows, tile.group, params, |part| pass.part(&part, head, &mut scratch));
     });
 }

@@ -1,10 +1,11 @@
 //! Backward on the CPU. The scores are recomputed block by block; a task keeps dq of its tile in scratch and dk, dv in place, so every
 //! chain runs in the order of the law however the work is cut.
 
-use super::block::{CHUNK, KEYS, Known, copy, deltas, scores, slopes, transpose};
+use super::block::{CHUNK, KEYS, Known, scores, slopes};
 use super::chains::{Left, Right, Span, extend};
-use super::cpu::{Layout, blocks, pack, parts, sees, slots, take};
-use super::forest::{Forest, Segment};
+use super::forest::Forest;
+use super::layout::{Rows, deltas, fetch, near, pack, transpose, unpack};
+use super::tile::{Layout, Part, take};
 use super::{Heads, Params};
 use runtime::{Isa, Pool, Shared};
 use std::ops::Range;
@@ -33,6 +34,16 @@ struct Pass<'a> {
     params: Params,
     tile: Layout,
     isa: Isa,
+}
+
+/// What a task is to do with its queries.
+struct Work {
+    /// The kv head.
+    head: usize,
+    /// Rows whose dk and dv it owns.
+    keys: Range<usize>,
+    /// Whether it owns dq of the queries.
+    dq: bool,
 }
 
 /// Scratch of a task.
@@ -111,112 +122,83 @@ impl Pass<'_> {
         unsafe { self.dqkv.slice(at..at + len) }
     }
 
-    /// dq of `queries` if `dq`, and what they add to dk, dv of the rows `keys`.
-    fn task(&self, queries: Range<usize>, keys: Range<usize>, dq: bool, head: usize, scratch: &mut [f32]) {
+    /// Heads `part`… of successive rows of qkv from `row` on.
+    fn rows(&self, row: usize, part: usize, group: usize) -> Rows<'_> {
+        Rows::of(self.saved.qkv, row, self.heads.stride(), part, group, self.heads.d)
+    }
+
+    /// Runs the tiles of `queries`: their dq if `work.dq`, and what they add to dk, dv of `work.keys`.
+    fn task(&self, queries: Range<usize>, work: Work, scratch: &mut [f32]) {
         let mut scratch = Scratch::cut(scratch, self.tile);
-        let above = (!keys.is_empty() && !dq).then(|| self.forest.at(keys.start));
-        for row in keys.clone() {
-            // SAFETY: the task owns dk and dv of its keys.
-            unsafe {
-                self.gradient(row, head, 1).fill(0.0);
-                self.gradient(row, head, 2).fill(0.0);
-            }
-        }
+        let above = (!work.dq).then(|| self.forest.at(work.keys.start));
         for row in queries.clone().step_by(self.tile.rows) {
-            parts(self.forest, row..(row + self.tile.rows).min(queries.end), |i, segment, rows| {
-                if above.is_none_or(|above| self.forest.on_path(above, i)) {
-                    self.rows(i, segment, rows, &keys, dq, head, &mut scratch);
+            let rows = row..(row + self.tile.rows).min(queries.end);
+            Part::each(self.forest, rows, self.tile.group, self.params, |part| {
+                if above.is_none_or(|above| self.forest.on_path(above, part.index)) {
+                    self.part(&part, &work, &mut scratch);
                 }
             });
         }
     }
 
-    /// One part of a tile: consecutive rows of segment `i`.
-    fn rows(
-        &self,
-        i: usize,
-        segment: Segment,
-        rows: Range<usize>,
-        keys: &Range<usize>,
-        dq: bool,
-        head: usize,
-        x: &mut Scratch<'_>,
-    ) {
-        let (Heads { h, d, .. }, tile) = (self.heads, self.tile);
-        let (saved, group, count) = (self.saved, tile.group, rows.len() * tile.group);
-        pack(
-            &mut x.q[..count * tile.width],
-            &saved.qkv[rows.start * self.heads.stride() + head * group * d..],
-            self.heads.stride(),
-            tile,
-        );
-        pack(&mut x.dout[..count * tile.width], &saved.dout[rows.start * h * d + head * group * d..], h * d, tile);
-        x.dq[..count * tile.width].fill(0.0);
-        for (row, first) in rows.clone().zip((0..).step_by(group)) {
-            let at = row * h + head * group;
-            let of_row = first..first + group;
-            let (dout, out) = (&saved.dout[at * d..(at + group) * d], &saved.out[at * d..(at + group) * d]);
-            deltas(self.isa, &mut x.delta[of_row.clone()], dout, out, d);
-            x.sum[of_row.clone()].copy_from_slice(&saved.l[at..at + group]);
-            x.top[of_row].iter_mut().zip(&saved.m[at..]).for_each(|(top, m)| *top = *m as f32);
-        }
-        for block in blocks(segment, &rows, self.params) {
-            self.block(i, segment, &rows, block, keys, dq, head, x);
-        }
-        if dq {
-            for (row, first) in rows.zip((0..).step_by(group)) {
-                // SAFETY: the task owns dq of its queries.
-                let out = unsafe { self.gradient(row, head, 0) };
-                for (g, out) in out.chunks_exact_mut(d).enumerate() {
-                    out.copy_from_slice(&x.dq[(first + g) * tile.width..][..d]);
+    /// Asks for what the task will write of the rows of `part`.
+    fn near(&self, part: &Part, work: &Work) {
+        for row in part.rows.clone() {
+            // SAFETY: the task owns dq of its queries, dk and dv of its keys.
+            unsafe {
+                if work.dq {
+                    near(self.gradient(row, work.head, 0));
+                }
+                if work.keys.contains(&row) {
+                    near(self.gradient(row, work.head, 1));
+                    near(self.gradient(row, work.head, 2));
                 }
             }
         }
     }
 
-    /// Those rows against one block of their path.
-    fn block(
-        &self,
-        i: usize,
-        segment: Segment,
-        rows: &Range<usize>,
-        block: usize,
-        keys: &Range<usize>,
-        dq: bool,
-        head: usize,
-        x: &mut Scratch<'_>,
-    ) {
-        let (Heads { h, k, d }, tile, stride) = (self.heads, self.tile, self.heads.stride());
-        let (width, qkv) = (tile.width, self.saved.qkv);
+    fn part(&self, part: &Part, work: &Work, x: &mut Scratch<'_>) {
+        let (Layout { group, width, .. }, Heads { h, d, .. }, saved) = (self.tile, self.heads, self.saved);
+        let (count, row, first_head) = (part.entries(), part.rows.start, work.head * group);
+        let of = |data| Rows::of(data, row, h * d, first_head, group, d);
+        let (q, dout, out) = (self.rows(row, first_head, group), of(saved.dout), of(saved.out));
+        [q, dout, out].into_iter().for_each(|rows| fetch(rows, part.rows.len()));
+        self.near(part, work);
+        pack(&mut x.q[..count * width], q, width);
+        pack(&mut x.dout[..count * width], dout, width);
+        deltas(self.isa, &mut x.delta[..count], dout, out);
+        x.dq[..count * width].fill(0.0);
+        for (row, first) in part.rows.clone().zip((0..).step_by(group)) {
+            let at = row * h + first_head;
+            x.sum[first..first + group].copy_from_slice(&saved.l[at..at + group]);
+            x.top[first..first + group].iter_mut().zip(&saved.m[at..]).for_each(|(top, m)| *top = *m as f32);
+        }
+        for block in part.blocks() {
+            self.block(part, block, work, x);
+        }
+        for (row, first) in part.rows.clone().zip((0..).step_by(group)).filter(|_| work.dq) {
+            // SAFETY: the task owns dq of its queries.
+            let dq = unsafe { self.gradient(row, work.head, 0) };
+            unpack(dq, &x.dq[first * width..(first + group) * width], d, width);
+        }
+    }
+
+    /// One part of a tile against one block of its path.
+    fn block(&self, part: &Part, block: usize, work: &Work, x: &mut Scratch<'_>) {
+        let (Layout { width, d, .. }, count) = (self.tile, part.entries());
         let mut own = [false; KEYS];
-        self.forest.runs(i, block, |slots, first| {
-            slots.zip(first..).for_each(|(slot, row)| own[slot] = keys.contains(&row));
+        self.forest.runs(part.index, block, |slots, row| {
+            slots.zip(row..).for_each(|(slot, row)| own[slot] = work.keys.contains(&row));
         });
         let any = own.contains(&true);
-        if !dq && !any {
+        if !work.dq && !any {
             return;
         }
-        self.forest.runs(i, block, |slots, first| {
-            transpose(x.keys, slots.clone(), &qkv[first * stride + (h + head) * d..], stride, d);
-            transpose(x.values, slots.clone(), &qkv[first * stride + (h + k + head) * d..], stride, d);
-            copy(x.key_rows, slots.clone(), &qkv[first * stride + (h + head) * d..], stride, d, width);
-            for (slot, row) in slots.zip(first..).filter(|(slot, _)| own[*slot]) {
-                // SAFETY: the task owns dk and dv of its keys.
-                unsafe {
-                    x.dk[slot * width..][..d].copy_from_slice(self.gradient(row, head, 1));
-                    x.dv[slot * width..][..d].copy_from_slice(self.gradient(row, head, 2));
-                }
-            }
-        });
-        let count = rows.len() * tile.group;
+        self.gather(part, block, &own, work.head, x);
         for first in (0..count).step_by(CHUNK) {
             let chunk = first..(first + CHUNK).min(count);
-            let mut spans = [Span::default(); CHUNK];
-            let spans = &mut spans[..chunk.len()];
-            for (span, entry) in spans.iter_mut().zip(chunk.clone()) {
-                let pos = segment.pos0 + rows.start - segment.start + entry / tile.group;
-                *span = slots(&sees(segment, pos, self.params), block);
-            }
+            let Some(spans) = part.spans(chunk.clone(), block) else { continue };
+            let spans = &spans[..chunk.len()];
             let padded = first * width..chunk.end * width;
             let (q, dout) = (&x.q[padded.clone()], &x.dout[padded.clone()]);
             scores(self.isa, x.s, Left { data: q, row: width, step: 1 }, x.keys, d, spans);
@@ -228,25 +210,48 @@ impl Pass<'_> {
                 extend(self.isa, x.dk, Left { data: x.dp, row: 1, step: KEYS }, Right { data: q, width }, &turned);
                 extend(self.isa, x.dv, Left { data: x.s, row: 1, step: KEYS }, Right { data: dout, width }, &turned);
             }
-            if dq {
-                extend(
-                    self.isa,
-                    &mut x.dq[padded],
-                    Left { data: x.dp, row: KEYS, step: 1 },
-                    Right { data: x.key_rows, width },
-                    spans,
-                );
+            if work.dq {
+                let (dt, keys) = (Left { data: x.dp, row: KEYS, step: 1 }, Right { data: x.key_rows, width });
+                extend(self.isa, &mut x.dq[padded], dt, keys, spans);
             }
         }
-        self.forest.runs(i, block, |slots, first| {
-            for (slot, row) in slots.zip(first..).filter(|(slot, _)| own[*slot]) {
+        self.forest.runs(part.index, block, |slots, row| {
+            for (slot, row) in slots.zip(row..).filter(|(slot, _)| own[*slot]) {
                 // SAFETY: the task owns dk and dv of its keys.
-                unsafe {
-                    self.gradient(row, head, 1).copy_from_slice(&x.dk[slot * width..][..d]);
-                    self.gradient(row, head, 2).copy_from_slice(&x.dv[slot * width..][..d]);
+                let (dk, dv) = unsafe { (self.gradient(row, work.head, 1), self.gradient(row, work.head, 2)) };
+                dk.copy_from_slice(&x.dk[slot * width..][..d]);
+                dv.copy_from_slice(&x.dv[slot * width..][..d]);
+            }
+        });
+    }
+
+    /// Brings a block's keys and values, and what its keys of this task have so far.
+    fn gather(&self, part: &Part, block: usize, own: &[bool; KEYS], head: usize, x: &mut Scratch<'_>) {
+        let (Layout { width, d, .. }, Heads { h, k, .. }) = (self.tile, self.heads);
+        self.forest.runs(part.index, block, |slots, row| {
+            let (keys, values) = (self.rows(row, h + head, 1), self.rows(row, h + k + head, 1));
+            transpose(x.keys, slots.clone(), keys);
+            transpose(x.values, slots.clone(), values);
+            pack(&mut x.key_rows[slots.start * width..slots.end * width], keys, width);
+            for (slot, row) in slots.zip(row..).filter(|(slot, _)| own[*slot]) {
+                let (dk, dv) = (&mut x.dk[slot * width..][..width], &mut x.dv[slot * width..][..width]);
+                if part.begins(row) {
+                    dk.fill(0.0);
+                    dv.fill(0.0);
+                } else {
+                    // SAFETY: the task owns dk and dv of its keys.
+                    let (from_k, from_v) = unsafe { (self.gradient(row, head, 1), self.gradient(row, head, 2)) };
+                    dk[..d].copy_from_slice(from_k);
+                    dv[..d].copy_from_slice(from_v);
                 }
             }
         });
+        if block + 1 < part.blocks().end {
+            self.forest.runs(part.index, block + 1, |slots, row| {
+                fetch(self.rows(row, h + head, 1), slots.len());
+                fetch(self.rows(row, h + k + head, 1), slots.len());
+            });
+        }
     }
 }
 
@@ -271,10 +276,9 @@ pub fn backward(pool: &Pool, dqkv: &mut [f32], saved: Saved<'_>, forest: Forest<
     let scratch = Scratch::len(tile);
     if together {
         pool.run(forest.len() * k, scratch, &|task, scratch| {
-            let (i, head) = (task / k, task % k);
-            if forest.get(i).parent.is_none() {
-                let rows = forest.tree(i);
-                pass.task(rows.clone(), rows, true, head, scratch);
+            if forest.get(task / k).parent.is_none() {
+                let tree = forest.tree(task / k);
+                pass.task(tree.clone(), Work { head: task % k, keys: tree, dq: true }, scratch);
             }
         });
         return;
@@ -283,15 +287,15 @@ pub fn backward(pool: &Pool, dqkv: &mut [f32], saved: Saved<'_>, forest: Forest<
     let tiles = n.div_ceil(tile.rows);
     pool.run(2 * tiles * k, scratch, &|task, scratch| {
         let (index, head) = (task / k, task % k);
-        let first = |index: usize| index * tile.rows..((index + 1) * tile.rows).min(n);
+        let rows = |index: usize| index * tile.rows..((index + 1) * tile.rows).min(n);
         if index >= tiles {
-            pass.task(first(2 * tiles - 1 - index), 0..0, true, head, scratch);
+            pass.task(rows(2 * tiles - 1 - index), Work { head, keys: 0..0, dq: true }, scratch);
             return;
         }
-        parts(forest, first(index), |i, segment, keys| {
-            let past = forest.tree(forest.root(i)).end;
-            let queries = if params.causal { keys.start..past } else { segment.start..past };
-            pass.task(queries, keys, false, head, scratch);
+        Part::each(forest, rows(index), tile.group, params, |part| {
+            let past = forest.tree(forest.root(part.index)).end;
+            let queries = if params.causal { part.rows.start } else { part.segment.start }..past;
+            pass.task(queries, Work { head, keys: part.rows, dq: false }, scratch);
         });
     });
 }

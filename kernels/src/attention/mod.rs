@@ -23,12 +23,13 @@ pub(crate) mod chains;
 mod cpu;
 mod cpu_backward;
 mod forest;
+pub(crate) mod layout;
 #[cfg(test)]
 pub(crate) mod reference;
 #[cfg(test)]
 pub(crate) mod tests;
+pub(crate) mod tile;
 
-pub(crate) use cpu::take;
 use forest::Forest;
 use runtime::{DType, Result, Stream, View, disjoint, ensure};
 

@@ -2,8 +2,10 @@
 //! that is no whole number of vectors, are gathered first.
 
 use super::Piece;
-use crate::attention::block::{CHUNK, KEYS, State, attend, divide, scores};
-use crate::attention::chains::{Left, Right, Span};
+use crate::attention::block::{CHUNK, KEYS, State, attend, scores};
+use crate::attention::chains::{Left, Right};
+use crate::attention::layout::{Rows, divide, pack};
+use crate::attention::tile::{slots, take};
 use crate::attention::{Heads, Params};
 use crate::cpu::WIDTH;
 use runtime::{Isa, Pool, Shared};
@@ -29,11 +31,7 @@ fn gather(keys: &mut [f32], values: &mut [f32], k: &[f32], v: &[f32], [_, _, fro
     for i in 0..d {
         keys[i * KEYS + from..i * KEYS + to].copy_from_slice(&k[i * KEYS + from..i * KEYS + to]);
     }
-    for slot in from..to {
-        let line = &mut values[slot * width..(slot + 1) * width];
-        line[..d].copy_from_slice(&v[slot * d..(slot + 1) * d]);
-        line[d..].fill(0.0);
-    }
+    pack(&mut values[from * width..to * width], Rows { data: &v[from * d..], stride: d, group: 1, d }, width);
 }
 
 /// The scratch of a task.
@@ -60,8 +58,7 @@ fn row(isa: Isa, row: usize, head: usize, q: &[f32], store: Store<'_>, heads: He
     while let Some(&[_, block, ..]) = pieces.first() {
         let (of_block, rest) = pieces.split_at(pieces.iter().take_while(|p| p[1] == block).count());
         pieces = rest;
-        let slot = |pos: usize| pos.saturating_sub(block as usize * KEYS).min(KEYS);
-        let span = Span { from: slot(seen.start), to: slot(seen.end) };
+        let span = slots(seen.clone(), block as usize);
         if span.is_empty() {
             continue;
         }
@@ -98,7 +95,7 @@ pub fn forward(pool: &Pool, out: &mut [f32], qkv: &[f32], store: Store<'_>, head
     let scratch = group * (width + 2) + KEYS * (d + width) + CHUNK * KEYS;
     pool.run(store.pos.len() * heads.k, scratch, &|task, mut rest| {
         let (b, head) = (task / heads.k, task % heads.k);
-        let mut next = |len| crate::attention::take(&mut rest, len);
+        let mut next = |len| take(&mut rest, len);
         let mut x = Scratch {
             o: next(group * width),
             top: next(group),
@@ -112,10 +109,6 @@ pub fn forward(pool: &Pool, out: &mut [f32], qkv: &[f32], store: Store<'_>, head
         let at = (b * heads.h + head * group) * d;
         // SAFETY: a task owns its row's heads.
         let out = unsafe { out.slice(at..at + group * d) };
-        for (g, out) in out.chunks_exact_mut(d).enumerate() {
-            let o = &mut x.o[g * width..(g + 1) * width];
-            divide(isa, o, x.sum[g]);
-            out.copy_from_slice(&o[..d]);
-        }
+        divide(isa, out, x.o, x.sum, d, width);
     });
 }

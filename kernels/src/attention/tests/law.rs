@@ -257,6 +257,24 @@ fn without_causal_order_too() -> Result<()> {
 }
 
 #[test]
+fn exponents_beyond_i32_saturate() -> Result<()> {
+    let (heads, segments) = (Heads { h: 2, k: 1, d: 16 }, forest_of(&[(70, -1), (80, 0)]));
+    for scale in [2e7, 1e9, -1e12] {
+        let params = Params { scale, ..CAUSAL };
+        let qkv = normal(150 * heads.stride(), 23);
+        let law = law_forward(&qkv, &segments, heads, params);
+        assert!(law.m.contains(&i32::MAX) == (scale.abs() > 1e8), "{scale}");
+        for s in &streams() {
+            let got = run_forward(s, &qkv, &segments, heads, params)?;
+            same("out", &got.out, &law.out);
+            same("l", &got.l, &law.l);
+            assert_eq!(got.m, law.m);
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn shared_and_whole_gradients_agree() -> Result<()> {
     let s = Stream::cpu(2, Isa::detect());
     let (heads, params) = (Heads { h: 4, k: 2, d: 16 }, CAUSAL);
