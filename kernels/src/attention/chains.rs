@@ -39,13 +39,22 @@ pub struct Left<'a> {
     pub step: usize,
 }
 
-/// Element (k, c) of B lies at `k * width + c`.
+/// Element (k, c) of B lies at `k * stride + c`.
 #[derive(Clone, Copy, Debug)]
 pub struct Right<'a> {
     /// The elements.
     pub data: &'a [f32],
-    /// From link to link: a multiple of 16.
+    /// From link to link.
+    pub stride: usize,
+    /// Columns: a multiple of 16.
     pub width: usize,
+}
+
+impl<'a> Right<'a> {
+    /// Rows of `width` columns one behind the other.
+    pub fn dense(data: &'a [f32], width: usize) -> Right<'a> {
+        Right { data, stride: width, width }
+    }
 }
 
 /// Rows that share a loaded vector of B.
@@ -138,7 +147,7 @@ pub unsafe fn sweep<S: Lanes>(a: Left<'_>, b: Right<'_>, spans: &[Span], chains:
                         acc[r][v] = chains.begin($first + r, ($c + v) * WIDTH);
                     }
                 }
-                tile::<S, $r, $v>(&mut acc, a_at, (a.row, a.step), b_at, b.width, group);
+                tile::<S, $r, $v>(&mut acc, a_at, (a.row, a.step), b_at, b.stride, group);
                 for r in 0..$r {
                     for v in 0..$v {
                         chains.end($first + r, ($c + v) * WIDTH, acc[r][v]);
@@ -171,12 +180,12 @@ pub unsafe fn sweep<S: Lanes>(a: Left<'_>, b: Right<'_>, spans: &[Span], chains:
     }
 }
 
-/// Asserts what [`sweep`] needs for `width` columns: the callers' sizes are computed, never a user's.
+/// Asserts what [`sweep`] needs: the callers' sizes are computed, never a user's.
 #[inline(always)]
-pub fn covers(a: Left<'_>, b: Right<'_>, spans: &[Span], width: usize) {
+pub fn covers(a: Left<'_>, b: Right<'_>, spans: &[Span]) {
     let Some(last) = spans.iter().filter(|s| !s.is_empty()).map(|s| s.to - 1).max() else { return };
     assert!(
-        (spans.len() - 1) * a.row + last * a.step < a.data.len() && last * b.width + width <= b.data.len(),
+        (spans.len() - 1) * a.row + last * a.step < a.data.len() && last * b.stride + b.width <= b.data.len(),
         "chain out of range"
     );
 }
@@ -206,7 +215,7 @@ impl<S: Lanes> Chains<S> for InPlace {
 
 #[inline(always)]
 fn extend_lanes<S: Lanes>(c: &mut [f32], a: Left<'_>, b: Right<'_>, spans: &[Span]) {
-    covers(a, b, spans, b.width);
+    covers(a, b, spans);
     assert!(spans.len() * b.width <= c.len() && b.width.is_multiple_of(WIDTH), "chain results out of range");
     // SAFETY: asserted above; C has `spans.len()` rows of `width`.
     unsafe { sweep::<S>(a, b, spans, &mut InPlace { c: c.as_mut_ptr(), width: b.width }) }

@@ -1,11 +1,12 @@
 //! Forward on the CPU: a task is a tile of query rows times one kv head. Each block of keys is gathered once per tile and met by the
 //! tile's rows chunk by chunk.
 
-use super::block::{CHUNK, KEYS, State, attend, scores};
+use super::block::{CHUNK, State, attend, scores};
 use super::chains::{Left, Right};
 use super::forest::Forest;
 use super::layout::{Rows, divide, fetch, near, pack, transpose};
-use super::tile::{Layout, Part, take};
+use super::scratch::Forward as Scratch;
+use super::tile::{Layout, Part};
 use super::{Heads, Params};
 use runtime::{Isa, Pool, Shared};
 
@@ -20,42 +21,6 @@ struct Pass<'a> {
     tile: Layout,
     params: Params,
     isa: Isa,
-}
-
-/// Scratch of a task.
-struct Scratch<'a> {
-    /// `[entries, width]`
-    q: &'a mut [f32],
-    o: &'a mut [f32],
-    /// `[entries]`
-    top: &'a mut [f32],
-    sum: &'a mut [f32],
-    /// `[d, 64]`
-    keys: &'a mut [f32],
-    /// `[64, width]`
-    values: &'a mut [f32],
-    /// `[64, 64]`
-    s: &'a mut [f32],
-}
-
-impl<'a> Scratch<'a> {
-    fn len(tile: Layout) -> usize {
-        tile.entries() * (2 * tile.width + 2) + KEYS * (tile.d + tile.width) + CHUNK * KEYS
-    }
-
-    fn cut(mut rest: &'a mut [f32], tile: Layout) -> Scratch<'a> {
-        let mut next = |len| take(&mut rest, len);
-        let (entries, width) = (tile.entries(), tile.width);
-        Scratch {
-            q: next(entries * width),
-            o: next(entries * width),
-            top: next(entries),
-            sum: next(entries),
-            keys: next(KEYS * tile.d),
-            values: next(KEYS * width),
-            s: next(CHUNK * KEYS),
-        }
-    }
 }
 
 impl Pass<'_> {
@@ -104,7 +69,7 @@ impl Pass<'_> {
                 scores(self.isa, x.s, Left { data: &x.q[first * width..], row: width, step: 1 }, x.keys, d, spans);
                 let o = &mut x.o[first * width..chunk.end * width];
                 let state = State { o, top: &mut x.top[chunk.clone()], sum: &mut x.sum[chunk] };
-                attend(self.isa, state, x.s, Right { data: x.values, width }, spans, self.params);
+                attend(self.isa, state, x.s, Right::dense(x.values, width), spans, self.params);
             }
         }
         for (row, first) in part.rows.clone().zip((0..).step_by(group)) {

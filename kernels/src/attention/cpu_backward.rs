@@ -1,11 +1,13 @@
 //! Backward on the CPU. The scores are recomputed block by block; a task keeps dq of its tile in scratch and dk, dv in place, so every
 //! chain runs in the order of the law however the work is cut.
 
-use super::block::{CHUNK, KEYS, Known, scores, slopes};
+use super::block::{CHUNK, KEYS, scores};
 use super::chains::{Left, Right, Span, extend};
 use super::forest::Forest;
 use super::layout::{Rows, deltas, fetch, near, pack, transpose, unpack};
-use super::tile::{Layout, Part, take};
+use super::scratch::Backward as Scratch;
+use super::tile::{Layout, Part};
+use super::weights::{Known, slopes};
 use super::{Heads, Params};
 use runtime::{Isa, Pool, Shared};
 use std::ops::Range;
@@ -44,54 +46,6 @@ struct Work {
     keys: Range<usize>,
     /// Whether it owns dq of the queries.
     dq: bool,
-}
-
-/// Scratch of a task.
-struct Scratch<'a> {
-    /// `[entries, width]`
-    q: &'a mut [f32],
-    dout: &'a mut [f32],
-    dq: &'a mut [f32],
-    /// `[entries]`
-    top: &'a mut [f32],
-    sum: &'a mut [f32],
-    delta: &'a mut [f32],
-    /// `[d, 64]`: keys and values with the slots side by side.
-    keys: &'a mut [f32],
-    values: &'a mut [f32],
-    /// `[64, width]`
-    key_rows: &'a mut [f32],
-    dk: &'a mut [f32],
-    dv: &'a mut [f32],
-    /// `[64, 64]`
-    s: &'a mut [f32],
-    dp: &'a mut [f32],
-}
-
-impl<'a> Scratch<'a> {
-    fn len(tile: Layout) -> usize {
-        tile.entries() * (3 * tile.width + 3) + KEYS * (2 * tile.d + 3 * tile.width) + 2 * CHUNK * KEYS
-    }
-
-    fn cut(mut rest: &'a mut [f32], tile: Layout) -> Scratch<'a> {
-        let mut next = |len| take(&mut rest, len);
-        let (entries, width) = (tile.entries(), tile.width);
-        Scratch {
-            q: next(entries * width),
-            dout: next(entries * width),
-            dq: next(entries * width),
-            top: next(entries),
-            sum: next(entries),
-            delta: next(entries),
-            keys: next(KEYS * tile.d),
-            values: next(KEYS * tile.d),
-            key_rows: next(KEYS * width),
-            dk: next(KEYS * width),
-            dv: next(KEYS * width),
-            s: next(CHUNK * KEYS),
-            dp: next(CHUNK * KEYS),
-        }
-    }
 }
 
 /// For each slot of a block, the entries of a chunk that see it. Entries ascend by position, so each slot's are one run.
@@ -207,11 +161,11 @@ impl Pass<'_> {
             slopes(self.isa, x.s, x.dp, known, spans, self.params);
             if any {
                 let turned = turned(spans, &own);
-                extend(self.isa, x.dk, Left { data: x.dp, row: 1, step: KEYS }, Right { data: q, width }, &turned);
-                extend(self.isa, x.dv, Left { data: x.s, row: 1, step: KEYS }, Right { data: dout, width }, &turned);
+                extend(self.isa, x.dk, Left { data: x.dp, row: 1, step: KEYS }, Right::dense(q, width), &turned);
+                extend(self.isa, x.dv, Left { data: x.s, row: 1, step: KEYS }, Right::dense(dout, width), &turned);
             }
             if work.dq {
-                let (dt, keys) = (Left { data: x.dp, row: KEYS, step: 1 }, Right { data: x.key_rows, width });
+                let (dt, keys) = (Left { data: x.dp, row: KEYS, step: 1 }, Right::dense(x.key_rows, width));
                 extend(self.isa, &mut x.dq[padded], dt, keys, spans);
             }
         }

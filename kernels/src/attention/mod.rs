@@ -26,9 +26,11 @@ mod forest;
 pub(crate) mod layout;
 #[cfg(test)]
 pub(crate) mod reference;
+pub(crate) mod scratch;
 #[cfg(test)]
 pub(crate) mod tests;
 pub(crate) mod tile;
+mod weights;
 
 use forest::Forest;
 use runtime::{DType, Result, Stream, View, disjoint, ensure};

@@ -1,7 +1,9 @@
-//! Attention against f64, against finite differences, against bad input. `law` holds the bits, `fixtures` the shared cases.
+//! Attention against f64, against finite differences, against bad input. `law` holds the bits (against
+//! `scalar`), `fixtures` the shared cases.
 
 pub(crate) mod fixtures;
 mod law;
+mod scalar;
 
 use super::*;
 use runtime::{Isa, Stream};

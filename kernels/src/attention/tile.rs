@@ -40,13 +40,6 @@ impl Layout {
     }
 }
 
-/// Cuts the front off a thread's scratch memory.
-pub fn take<'a>(rest: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
-    let (front, back) = std::mem::take(rest).split_at_mut(len);
-    *rest = back;
-    front
-}
-
 /// The rows of a tile that lie in one segment.
 #[derive(Clone, Debug)]
 pub struct Part {

@@ -1,14 +1,17 @@
-//! Decoding on the CPU: a task is one row times one kv head. Pages are read in place; a block in several pieces, and values of a head
-//! that is no whole number of vectors, are gathered first.
+//! Decoding on the CPU: a task is one row times one kv head. Pages are read in place; a block in several pieces is gathered first.
 
 use super::Piece;
 use crate::attention::block::{CHUNK, KEYS, State, attend, scores};
 use crate::attention::chains::{Left, Right};
-use crate::attention::layout::{Rows, divide, pack};
-use crate::attention::tile::{slots, take};
+use crate::attention::layout::{Rows, divide, near, pack};
+use crate::attention::scratch::take;
+use crate::attention::tile::slots;
 use crate::attention::{Heads, Params};
 use crate::cpu::WIDTH;
 use runtime::{Isa, Pool, Shared};
+
+/// Keys and values of a head are asked for ahead up to this many.
+const FETCHED: usize = 1024;
 
 /// Pages of one layer and who reads what of them.
 #[derive(Clone, Copy, Debug)]
@@ -64,26 +67,35 @@ fn row(isa: Isa, row: usize, head: usize, q: &[f32], store: Store<'_>, heads: He
         }
         let page = |piece: &Piece| {
             let at = (piece[0] as usize * heads.k + head) * d * KEYS;
-            (&store.k[at..at + d * KEYS], &store.v[at..at + d * KEYS])
+            (&store.k[at..at + d * KEYS], &store.v[at..])
         };
-        let in_place = match of_block {
-            [piece] if d == width => Some(page(piece)),
-            _ => None,
-        };
-        if in_place.is_none() {
-            for piece in of_block {
-                let (k, v) = page(piece);
-                gather(x.keys, x.values, k, v, *piece, d, width);
-            }
+        // A short head ends before the machine sees that it is read in order.
+        if let Some(next) = pieces.first().filter(|_| d * KEYS <= FETCHED) {
+            let (k, v) = page(next);
+            near(k);
+            near(&v[..d * KEYS]);
         }
-        let (keys, values) = in_place.unwrap_or((x.keys, x.values));
+        let (keys, values) = match of_block {
+            // Whole vectors may reach into the values behind a row, but not behind the last page.
+            [piece] if (span.to - 1) * d + width <= page(piece).1.len() => {
+                let (k, v) = page(piece);
+                (k, Right { data: v, stride: d, width })
+            }
+            _ => {
+                for piece in of_block {
+                    let (k, v) = page(piece);
+                    gather(x.keys, x.values, k, v, *piece, d, width);
+                }
+                (&*x.keys, Right::dense(x.values, width))
+            }
+        };
         for first in (0..group).step_by(CHUNK) {
             let chunk = first..(first + CHUNK).min(group);
             let spans = &[span; CHUNK][..chunk.len()];
             scores(isa, x.s, Left { data: &q[first * d..], row: d, step: 1 }, keys, d, spans);
             let o = &mut x.o[first * width..chunk.end * width];
             let state = State { o, top: &mut x.top[chunk.clone()], sum: &mut x.sum[chunk] };
-            attend(isa, state, x.s, Right { data: values, width }, spans, params);
+            attend(isa, state, x.s, values, spans, params);
         }
     }
 }

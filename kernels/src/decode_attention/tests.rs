@@ -113,7 +113,9 @@ fn decoding_agrees_with_f64() -> Result<()> {
         for (row, got) in [3, 70, 199].into_iter().zip(got.chunks(heads.h * heads.d)) {
             let query = wide(&qkv[row * heads.stride()..(row + 1) * heads.stride()]);
             let want = reference::forward(&query, &k, &v, &paged.pieces(usize::from(row >= 70)), row, heads, params);
-            assert!(relative(got, &want) < 2e-5, "{heads:?} {params:?} row {row}: {:e}", relative(got, &want));
+            // A score of size t is rounded by t·6e-8, which is the relative error of its weight: at scale 90 scores reach 1000.
+            let limit = if params.scale > 1.0 { 2e-5 } else { 1e-6 };
+            assert!(relative(got, &want) < limit, "{heads:?} {params:?} row {row}: {:e}", relative(got, &want));
         }
     }
     Ok(())
