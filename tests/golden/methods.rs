@@ -180,8 +180,8 @@ fn ple(values: &mut Values, logps: &[Vec<f32>]) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn methods() -> Result<()> {
+#[cfg_attr(test, test)]
+pub fn methods() -> Result<()> {
     let Some(path) = shared("fixtures/methods/golden.json") else {
         say("case methods skip methods/golden.json is not there");
         return Ok(());

@@ -87,23 +87,33 @@ fn run(list: &str, kind: &str, one: impl Fn(&Case, bool) -> Result<Outcome>) -> 
     Ok(())
 }
 
-#[test]
-fn language_models() -> Result<()> {
+/// Every case of every kind, for the program `tests golden`; the test binary runs the same functions one by one.
+#[cfg(not(test))]
+pub fn all() -> Result<()> {
+    let parts =
+        [language_models, reward_models, operators, methods::methods, stories::stories_f32, stories::stories_bf16, stories::stories_adapter];
+    let failed: Vec<String> = parts.iter().filter_map(|part| part().err()).map(|e| format!("{e:#}")).collect();
+    anyhow::ensure!(failed.is_empty(), "{}", failed.join("; "));
+    Ok(())
+}
+
+#[cfg_attr(test, test)]
+pub fn language_models() -> Result<()> {
     run("cases", "causal_lm", |case, public| match case.arch.as_str() {
         "llama" => Ok(Outcome::Held(lm::run(case, public)?)),
         _ => Ok(Outcome::Skip("family not built yet")),
     })
 }
 
-#[test]
-fn reward_models() -> Result<()> {
+#[cfg_attr(test, test)]
+pub fn reward_models() -> Result<()> {
     run("cases", "reward", |case, public| match case.arch.as_str() {
         "llama" => Ok(Outcome::Held(reward::run(case, public)?)),
         _ => Ok(Outcome::Skip("family not built yet")),
     })
 }
 
-#[test]
-fn operators() -> Result<()> {
+#[cfg_attr(test, test)]
+pub fn operators() -> Result<()> {
     run("ops", "op", ops::run)
 }

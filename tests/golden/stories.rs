@@ -67,20 +67,20 @@ fn both(case: &str, paths: [&str; 2]) -> Option<[std::path::PathBuf; 2]> {
     }
 }
 
-#[test]
-fn stories_f32() -> Result<()> {
+#[cfg_attr(test, test)]
+pub fn stories_f32() -> Result<()> {
     let path = "data/models/stories260k";
     both("stories260k", [path, path]).map_or(Ok(()), |[p, _]| compare("stories260k", &p, &p, None))
 }
 
-#[test]
-fn stories_bf16() -> Result<()> {
+#[cfg_attr(test, test)]
+pub fn stories_bf16() -> Result<()> {
     let path = "data/models/stories260k-bf16";
     both("stories260k-bf16", [path, path]).map_or(Ok(()), |[p, _]| compare("stories260k-bf16", &p, &p, None))
 }
 
-#[test]
-fn stories_adapter() -> Result<()> {
+#[cfg_attr(test, test)]
+pub fn stories_adapter() -> Result<()> {
     let (name, paths) = ("stories260k-imdb-pos-r8", ["data/adapters/stories260k-imdb-pos-r8", "data/models/stories260k"]);
     both(name, paths).map_or(Ok(()), |[adapter, base]| compare(name, &adapter, &base, Some(&adapter)))
 }
