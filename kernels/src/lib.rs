@@ -28,7 +28,7 @@ pub(crate) fn spans(room: &str, spans: &[u32], len: usize) -> runtime::Result<()
     runtime::ensure!(spans.len().is_multiple_of(2), "{room}: examples has {} elements, wanted [E, 2]", spans.len());
     for (e, span) in spans.chunks_exact(2).enumerate() {
         let (start, end) = (span[0] as usize, span[1] as usize);
-        runtime::ensure!(start <= end && end <= len, "{room}: example {e} is {start}..{end} of {len}");
+        runtime::ensure!(start <= end && end <= len, "{room}: example {e}: rows {start}..{end} of {len}");
     }
     Ok(())
 }

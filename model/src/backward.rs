@@ -160,7 +160,7 @@ impl Transformer {
         let (maximum, denominator) = (p.view(at.maximum, heads.h)?, p.view(at.denominator, heads.h)?);
         let segments = a.segments()?;
         attention::backward(s, dqkv, dattended, attended, qkv, maximum, denominator, segments, heads, self.attention())?;
-        rope::backward(s, dqkv, p.view(a.at.pos, 1)?, self.rope.view(), heads.h + heads.k, heads.d, width)?;
+        rope::backward(s, dqkv, p.view(a.at.pos, 1)?, self.rotary.view(), heads.h + heads.k, heads.d, width)?;
         let (input, rstd) = (p.view(at.input, c)?, p.view(at.input_rstd, 1)?);
         let (normed, norm) = (p.view(a.at.normed, c)?, self.base.layers[layer].input_norm);
         rms_norm::apply(s, normed, input, rstd, self.base.arena().view(norm)?, 0.0)?;

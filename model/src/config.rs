@@ -6,6 +6,7 @@ pub use rope::RopeScaling;
 
 use crate::Result;
 use crate::json::{self, Object};
+use kernels::attention::MAX_HEAD_DIM;
 use runtime::DType;
 use std::path::Path;
 
@@ -24,7 +25,7 @@ pub struct Config {
     pub num_attention_heads: usize,
     /// K, a divisor of H.
     pub num_key_value_heads: usize,
-    /// D, even.
+    /// D, even and at most 256.
     pub head_dim: usize,
     /// Added to the mean square under the root.
     pub rms_norm_eps: f64,
@@ -44,7 +45,7 @@ pub struct Config {
     pub bos_token_id: Option<u32>,
     /// Ids that end a text: of config.json and generation_config.json, ascending. The tokenizer's own comes on top.
     pub eos_token_ids: Vec<u32>,
-    /// Of padded batches elsewhere; we pad nothing.
+    /// Of padded batches elsewhere; we pad nothing. None also for what is no id of the vocabulary, with a warning.
     pub pad_token_id: Option<u32>,
     /// What config.json says of the weights; the tensors decide.
     pub dtype: Option<DType>,
@@ -125,12 +126,13 @@ impl Config {
             tie_word_embeddings: file.boolean("tie_word_embeddings")?.unwrap_or(false),
             bos_token_id: file.id("bos_token_id")?,
             eos_token_ids: Vec::new(),
-            pad_token_id: file.id("pad_token_id")?,
+            pad_token_id: None,
             dtype: dtype(&file)?,
             scalar_head,
             warnings,
         };
         config.stop_at(file.ids("eos_token_id")?);
+        config.pad_with(&file);
         Ok(config)
     }
 
@@ -141,6 +143,16 @@ impl Config {
         let (known, all) = (self.vocab_size, &self.eos_token_ids);
         if let Some(id) = all.iter().find(|id| **id as usize >= known) {
             self.warnings.push(format!("eos_token_id {id} is outside the vocabulary of {known} and never comes"));
+        }
+    }
+
+    /// Nothing here pads, so an id that is none (-1 is common) is no reason to refuse the model.
+    fn pad_with(&mut self, file: &Object) {
+        let known = self.vocab_size;
+        self.pad_token_id = file.id("pad_token_id").ok().flatten().filter(|id| (*id as usize) < known);
+        if let (None, Some(got)) = (self.pad_token_id, file.get("pad_token_id")) {
+            let got = json::got(Some(got));
+            self.warnings.push(format!("pad_token_id: wanted an id below {known}, got {got}; nothing is padded here"));
         }
     }
 
@@ -255,8 +267,8 @@ fn heads(file: &Object, c: usize, h: usize) -> Result<(usize, usize, usize)> {
     if !d.is_multiple_of(2) {
         return Err(file.wrong("head_dim", format_args!("an even number (it is {d} here), since rotary positions turn pairs")));
     }
-    if (h * d) as u64 > 4 * MOST_WIDTH {
-        return Err(file.wrong("num_attention_heads", format_args!("at most {} divided by head_dim {d}", 4 * MOST_WIDTH)));
+    if d > MAX_HEAD_DIM {
+        return Err(file.wrong("head_dim", format_args!("at most {MAX_HEAD_DIM} (it is {d} here)")));
     }
     Ok((h, k, d))
 }

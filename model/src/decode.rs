@@ -93,6 +93,11 @@ impl DecodeRun {
         })
     }
 
+    /// What it runs with.
+    pub fn adapter(&self) -> Adapter {
+        self.adapter
+    }
+
     /// Sequences in it.
     pub fn running(&self) -> usize {
         self.running.len()
@@ -105,15 +110,24 @@ impl DecodeRun {
         self.running.push(Running { key, path, token, prompt, done });
         Ok(())
     }
+
+    /// Gives up what is running and its pages: after an error of [`Transformer::decode`] there is no going on.
+    pub fn abandon(&mut self, kv: &mut KvCache) {
+        self.running.drain(..).for_each(|r| kv.release(r.path));
+    }
 }
 
 impl Transformer {
     /// Computes keys and values of a batch's tokens into pages; [`KvCache::take_paths`] then gives each segment's path.
     pub fn prefill(&self, s: &Stream, kv: &mut KvCache, b: &Batch, ad: Adapter) -> Result<()> {
-        self.check(b)?;
+        self.check(s, b)?;
         kv.acts.upload(s, b)?;
         kv.admit(s, b)?;
-        self.body(s, &kv.acts, ad, &Context::Prefill { cache: kv })
+        let outcome = self.body(s, &kv.acts, ad, &Context::Prefill { cache: kv });
+        if outcome.is_err() {
+            kv.release_prefilled();
+        }
+        outcome
     }
 
     /// Decodes up to `steps` tokens of every running sequence.
@@ -171,6 +185,7 @@ impl Transformer {
         if let Some(i) = run.positions.iter().position(|&p| p as usize >= self.positions()) {
             return Err(Error::Batch(format!("sequence {i} is longer than {} positions", self.positions())));
         }
+        self.reach(s, &run.positions)?;
         kv.upload_step(s, &run.slots, run.running.iter().map(|r| &r.path))?;
         kv.acts.view(kv.acts.at.tokens, n)?.write(s, &run.tokens)?;
         kv.acts.view(kv.acts.at.pos, n)?.write(s, &run.positions)?;

@@ -27,7 +27,7 @@ impl Transformer {
     /// Runs a micro-batch: leaves `[M]` log-probabilities (or scalars) in [`Acts::out`], and with [`Keep::Backward`] what
     /// [`Transformer::backward`] reads. Errors: a batch beyond the plan, ids or positions out of range.
     pub fn forward(&self, s: &Stream, a: &mut Acts, b: &Batch, ad: Adapter, h: Head<'_>, keep: Keep) -> Result<()> {
-        self.check(b)?;
+        self.check(s, b)?;
         if keep == Keep::Backward && a.at.gradients.is_none() {
             return Err(Error::Batch("these activations were planned without a backward".into()));
         }
@@ -112,7 +112,7 @@ impl Transformer {
         }
         let qkv = a.view(at.qkv, n * self.qkv_width())?;
         self.linear(s, a, qkv, normed, layer, QKV, ad)?;
-        let (pos, table) = (a.view(a.at.pos, n)?, self.rope.view());
+        let (pos, table) = (a.view(a.at.pos, n)?, self.rotary.view());
         rope::forward(s, qkv, pos, table, heads.h + heads.k, heads.d, self.qkv_width())?;
         let attended = a.view(at.attended, n * heads.h * heads.d)?;
         match context {

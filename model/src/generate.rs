@@ -25,7 +25,8 @@ fn pages(request: &Request, settings: &Settings) -> usize {
 }
 
 /// Draws one completion for every request. `progress` hears how many are finished after each look.
-/// Errors: an empty prompt, an id beyond the vocabulary, a request longer than the positions or the pages.
+/// Errors: an empty prompt, an id beyond the vocabulary, a request longer than the positions or the free pages. An error gives
+/// every page back.
 pub fn generate(
     s: &Stream,
     model: &Transformer,
@@ -38,10 +39,11 @@ pub fn generate(
     if kv.limits().batch == 0 && !requests.is_empty() {
         return Err(Error::Batch("the cache is planned for a batch of 0 sequences".into()));
     }
+    kv.release_prefilled();
     let most = model.positions().min(kv.limits().positions);
     for (i, request) in requests.iter().enumerate() {
         let (prompt, total) = (request.prompt.len(), request.prompt.len().saturating_add(settings.max_new_tokens));
-        let fits = total <= most && pages(request, settings) <= kv.limits().pages && prompt <= kv.limits().prefill_tokens + 1;
+        let fits = total <= most && prompt <= kv.limits().prefill_tokens.saturating_add(1);
         let ids = request.prompt.iter().all(|&id| (id as usize) < model.config.vocab_size);
         if prompt == 0 || settings.max_new_tokens == 0 || !fits || !ids {
             let n = settings.max_new_tokens;
@@ -50,26 +52,45 @@ pub fn generate(
                 model.config.vocab_size
             )));
         }
+        let (wanted, free, all) = (pages(request, settings), kv.free_pages(), kv.limits().pages);
+        if wanted > free {
+            return Err(Error::Batch(format!("request {i}: wanted {wanted} KV pages, got {free} free ones of {all}")));
+        }
     }
     let mut run = DecodeRun::new(settings.clone(), adapter)?;
+    let outcome = schedule(s, model, kv, &mut run, requests, settings, progress);
+    run.abandon(kv);
+    outcome
+}
+
+/// Draws the completions of requests that fit one by one.
+fn schedule(
+    s: &Stream,
+    model: &Transformer,
+    kv: &mut KvCache,
+    run: &mut DecodeRun,
+    requests: &[Request],
+    settings: &Settings,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Vec<Finished>> {
     let mut out: Vec<Finished> = vec![Finished::default(); requests.len()];
     let (mut next, mut done) = (0, 0);
     // Pages promised to running sequences, so that none of them can run dry.
-    let mut promised = 0;
+    let (mut promised, free) = (0, kv.free_pages());
     while done < requests.len() {
         let first = next;
         let mut tokens = 0;
         while let Some(request) = requests.get(next) {
             let (pages, prompt) = (pages(request, settings), request.prompt.len() - 1);
             let room = run.running() + (next - first) < kv.limits().batch;
-            if !room || promised + pages > kv.limits().pages || tokens + prompt > kv.limits().prefill_tokens {
+            if !room || promised + pages > free || tokens + prompt > kv.limits().prefill_tokens {
                 break;
             }
             (promised, tokens, next) = (promised + pages, tokens + prompt, next + 1);
         }
-        admit(s, model, kv, &mut run, &requests[first..next], first, adapter)?;
-        model.decode(s, kv, &mut run, STEPS)?;
-        for finished in model.collect(s, &mut run)? {
+        admit(s, model, kv, run, &requests[first..next], first)?;
+        model.decode(s, kv, run, STEPS)?;
+        for finished in model.collect(s, run)? {
             promised -= pages(&requests[finished.id], settings);
             done += 1;
             let id = finished.id;
@@ -88,7 +109,6 @@ fn admit(
     run: &mut DecodeRun,
     requests: &[Request],
     first: usize,
-    adapter: Adapter,
 ) -> Result<()> {
     let mut batch = Batch::default();
     for request in requests {
@@ -98,7 +118,7 @@ fn admit(
         }
     }
     if !batch.segments.is_empty() {
-        model.prefill(s, kv, &batch, adapter)?;
+        model.prefill(s, kv, &batch, run.adapter())?;
     }
     let mut paths = kv.take_paths().into_iter();
     for (i, request) in requests.iter().enumerate() {

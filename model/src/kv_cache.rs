@@ -83,7 +83,8 @@ fn plan(p: &mut Plan, model: &Transformer, limits: &CacheLimits, seen: bool) -> 
         keys,
         values,
         slots: p.region(limits.prefill_tokens.max(rows), DType::U32),
-        // A path has at most one shared and one own piece in a block.
+        // Two pieces a block: one shared, one own. Paths of trees that fork more often inside a page may take more, which
+        // `upload_step` refuses if all paths together do not fit.
         pieces: p.region(8 * rows * limits.positions.div_ceil(PAGE), DType::U32),
         first: p.region(rows + 1, DType::U32),
         logits: p.region(rows * v, DType::F32),
@@ -197,31 +198,45 @@ impl KvCache {
     pub(crate) fn admit(&mut self, s: &Stream, b: &Batch) -> Result<()> {
         let mut slots = std::mem::take(&mut self.staging);
         slots.clear();
-        for path in std::mem::take(&mut self.prefilled) {
-            self.release(path);
+        self.release_prefilled();
+        let mut paths = Vec::with_capacity(b.segments.len());
+        let outcome = self.extend(b, &mut paths, &mut slots);
+        let outcome = outcome.and_then(|()| Ok(self.acts.view(self.at.slots, slots.len())?.write(s, &slots)?));
+        self.prefilled = paths;
+        self.staging = slots;
+        if outcome.is_err() {
+            self.release_prefilled();
         }
-        let mut paths: Vec<Path> = Vec::with_capacity(b.segments.len());
+        outcome
+    }
+
+    /// Gives back the pages of the last prefill, unless its paths were taken.
+    pub(crate) fn release_prefilled(&mut self) {
+        std::mem::take(&mut self.prefilled).into_iter().for_each(|path| self.release(path));
+    }
+
+    /// A path for every segment and a slot for every token. What is held stands in `paths` at every moment, also on an error.
+    fn extend(&mut self, b: &Batch, paths: &mut Vec<Path>, slots: &mut Vec<u32>) -> Result<()> {
         for segment in &b.segments {
-            let mut path = match segment.parent {
+            let path = match segment.parent {
                 Parent::Root => Path::default(),
                 Parent::Segment(parent) => {
                     let parent =
                         paths.get(parent as usize).ok_or_else(|| Error::Batch("a parent must come before its child".into()))?;
-                    self.share(&parent.clone())
+                    self.share(parent)
                 }
                 Parent::Cached(id) => return Err(Error::Batch(format!("prefix {} is not in the cache", id.0))),
             };
-            if path.len != segment.pos0 {
-                return Err(Error::Batch(format!("segment at position {} after a path of {}", segment.pos0, path.len)));
-            }
-            for _ in 0..segment.len {
-                slots.push(self.append(&mut path)?);
-            }
+            let len = path.len;
             paths.push(path);
+            if len != segment.pos0 {
+                return Err(Error::Batch(format!("segment at position {} after a path of {len}", segment.pos0)));
+            }
+            let Some(path) = paths.last_mut() else { continue };
+            for _ in 0..segment.len {
+                slots.push(self.append(path)?);
+            }
         }
-        self.prefilled = paths;
-        self.acts.view(self.at.slots, slots.len())?.write(s, &slots)?;
-        self.staging = slots;
         Ok(())
     }
 
@@ -234,6 +249,10 @@ impl KvCache {
         for path in paths {
             pieces.extend(path.pieces.iter().flat_map(|p| [p.page, p.block, p.from, p.to]));
             first.push(pieces.len() as u32 / 4);
+        }
+        let (got, most) = (pieces.len() / 4, self.at.pieces.len() / 4);
+        if got > most {
+            return Err(Error::Batch(format!("the paths of {} sequences are in {got} pieces, planned for {most}", slots.len())));
         }
         self.acts.view(self.at.slots, slots.len())?.write(s, slots)?;
         self.acts.view(self.at.pieces, pieces.len())?.write(s, &pieces)?;
@@ -276,3 +295,6 @@ impl KvCache {
         self.acts.view(self.at.seen, if self.at.seen.is_empty() { 0 } else { n * self.vocabulary })
     }
 }
+
+#[cfg(test)]
+mod tests;

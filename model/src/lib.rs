@@ -16,6 +16,7 @@ mod header;
 mod json;
 pub mod kv_cache;
 pub mod lora;
+mod rotary;
 pub mod tokenizer;
 pub mod transformer;
 pub mod weights;

@@ -5,9 +5,10 @@ use crate::base::{Base, MODULE_NAMES, MODULES};
 use crate::config::Config;
 use crate::config::ModuleSpec;
 use crate::lora::{Lora, Tensor};
+use crate::rotary::Rotary;
 use crate::weights::Checkpoint;
 use crate::{Batch, Error, Result};
-use kernels::{attention, linear, rope};
+use kernels::{attention, linear};
 use runtime::{Arena, Buffer, DType, Plan, Region, Stream, View};
 use std::path::Path;
 
@@ -93,9 +94,7 @@ pub struct Transformer {
     pub config: Config,
     pub(crate) base: Base,
     slots: Vec<Lora>,
-    /// `[positions, D/2, 2]`
-    pub(crate) rope: Buffer<f32>,
-    positions: usize,
+    pub(crate) rotary: Rotary,
 }
 
 impl Transformer {
@@ -104,26 +103,19 @@ impl Transformer {
         let config = Config::from_folder(folder)?;
         let checkpoint = Checkpoint::open(folder)?;
         let base = Base::load(s, &config, &checkpoint, dtype)?;
-        Transformer::with(s, config, base)
+        Ok(Transformer::with(config, base))
     }
 
     /// Fresh f32 weights for a folder that has a config.json and no weights.
     pub fn fresh(s: &Stream, folder: &Path, seed: u64) -> Result<Transformer> {
         let config = Config::from_folder(folder)?;
         let base = Base::fresh(s, &config, seed)?;
-        Transformer::with(s, config, base)
+        Ok(Transformer::with(config, base))
     }
 
-    fn with(s: &Stream, config: Config, base: Base) -> Result<Transformer> {
-        let scaling = config.rope_scaling.as_ref().map(|r| rope::Scaling {
-            factor: r.factor,
-            low_freq_factor: r.low_freq_factor,
-            high_freq_factor: r.high_freq_factor,
-            original_max_position_embeddings: r.original_max_position_embeddings as f64,
-        });
-        let positions = config.max_position_embeddings.min(MOST_POSITIONS);
-        let rope = s.upload(&rope::table(positions, config.head_dim, config.rope_theta, scaling.as_ref()))?;
-        Ok(Transformer { config, base, slots: Vec::new(), rope, positions })
+    fn with(config: Config, base: Base) -> Transformer {
+        let rotary = Rotary::new(&config);
+        Transformer { config, base, slots: Vec::new(), rotary }
     }
 
     /// The base weights.
@@ -131,9 +123,9 @@ impl Transformer {
         &self.base
     }
 
-    /// Positions that the RoPE table covers: the longest path.
+    /// The longest path: `max_position_embeddings`, at most 131072.
     pub fn positions(&self) -> usize {
-        self.positions
+        self.rotary.positions()
     }
 
     /// Every linear module that an adapter may tune, in layer and module order.
@@ -150,6 +142,15 @@ impl Transformer {
         let index = u8::try_from(self.slots.len()).map_err(|_| Error::Batch("more than 256 adapter slots".into()))?;
         self.slots.push(lora);
         Ok(Adapter::Slot(index))
+    }
+
+    /// Puts another adapter in a slot; the one before is gone. Activations are planned for the ranks of the slots: those planned
+    /// before are planned anew if the new ranks are larger.
+    pub fn replace_slot(&mut self, adapter: Adapter, lora: Lora) -> Result<()> {
+        let count = self.slots.len();
+        let slot = if let Adapter::Slot(i) = adapter { self.slots.get_mut(i as usize) } else { None };
+        *slot.ok_or_else(|| Error::Batch(format!("replace_slot: wanted one of {count} adapter slots, got {adapter:?}")))? = lora;
+        Ok(())
     }
 
     /// The adapter of a slot.
@@ -276,8 +277,8 @@ impl Transformer {
         Ok(lora.map_or(0, |l| GROUPS[group].iter().map(|&m| l.rank(layer, m)).sum()))
     }
 
-    /// Ids, positions and loss rows within bounds, and positions those of their segments.
-    pub(crate) fn check(&self, b: &Batch) -> Result<()> {
+    /// Ids, positions and loss rows within bounds, and positions those of their segments; then there is a table for them.
+    pub(crate) fn check(&self, s: &Stream, b: &Batch) -> Result<()> {
         for (i, segment) in b.segments.iter().enumerate() {
             let pos = b.pos.get(segment.start as usize..).and_then(|pos| pos.get(..segment.len as usize));
             if !pos
@@ -293,15 +294,17 @@ impl Transformer {
             ("token", &b.tokens, v),
             ("target", &b.targets, v),
             ("loss row", &b.rows, n),
-            ("position", &b.pos, self.positions as u32),
+            ("position", &b.pos, self.positions() as u32),
         ] {
             if let Some(i) = values.iter().position(|&x| x >= most) {
                 return wrong(what, i, values[i], most);
             }
         }
-        Ok(())
+        self.reach(s, &b.pos)
+    }
+
+    /// Rotary tables for these positions.
+    pub(crate) fn reach(&self, s: &Stream, positions: &[u32]) -> Result<()> {
+        self.rotary.reach(s, positions.iter().max().map_or(0, |&last| last as usize + 1))
     }
 }
-
-/// RoPE tables stop here; a longer path is an error before the run.
-const MOST_POSITIONS: usize = 1 << 17;

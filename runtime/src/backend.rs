@@ -132,7 +132,7 @@ pub struct Graph {
     pub handle: u64,
 }
 
-/// A device. Every wait has a deadline ([`Backend::deadline`]).
+/// A device. Waits for it have a deadline ([`Backend::deadline`]); the CPU is never waited for.
 pub trait Backend: Send + Sync {
     /// `cpu`, `cuda:0`, `ascend:0`.
     fn name(&self) -> &str;
@@ -140,7 +140,8 @@ pub trait Backend: Send + Sync {
     fn info(&self) -> &DeviceInfo;
     /// The thread pool, on the CPU only: launchers then call `cpu.rs` with slices.
     fn host(&self) -> Option<&Pool>;
-    /// Limit of every wait; [`Error::Deadline`] past it.
+    /// Limit of every wait for a device; [`Error::Deadline`] past it. Queues of the CPU run in the caller: its verbs return when
+    /// the work is done, wait for nothing outside the process, and have no use for this.
     fn deadline(&self) -> Duration {
         Duration::from_secs(300)
     }

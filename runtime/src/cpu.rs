@@ -75,7 +75,7 @@ impl std::fmt::Display for Isa {
     }
 }
 
-/// The CPU device.
+/// The CPU device. Every verb runs in the caller, who waits only for the pool's threads: there is no deadline to pass.
 #[derive(Debug)]
 pub struct Cpu {
     info: DeviceInfo,

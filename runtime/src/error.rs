@@ -41,7 +41,7 @@ pub enum Error {
         /// What they were for.
         what: String,
     },
-    /// A wait passed its deadline.
+    /// A wait for a device passed its deadline; the CPU has none.
     #[error("{what} did not finish within {seconds} s")]
     Deadline {
         /// What was waited for.

@@ -155,11 +155,13 @@ impl Pool {
             spins += 1;
             if spins < 20_000 { std::hint::spin_loop() } else { std::thread::yield_now() }
         }
+        // Under the lock and whatever the caller's own part did: the next job begins without this one's panics.
+        let panicked = common.panicked.swap(false, Ordering::AcqRel);
         drop(own);
         if let Err(panic) = outcome {
             resume_unwind(panic);
         }
-        if common.panicked.swap(false, Ordering::AcqRel) {
+        if panicked {
             resume_unwind(Box::new("a worker thread panicked"));
         }
     }
@@ -239,5 +241,19 @@ mod tests {
         let mut again = [0u8; 5];
         pool.rows(&mut again, 1, 1, 0, &|_, r, _| r.fill(1));
         assert_eq!(again, [1; 5]);
+    }
+
+    #[test]
+    fn panics_of_all_threads_end_with_their_job() {
+        let pool = Pool::new(3, Isa::portable());
+        for _ in 0..20 {
+            let panic = catch_unwind(AssertUnwindSafe(|| pool.run(64, 0, &|task, _| panic!("task {task}"))));
+            assert!(panic.is_err());
+            let done = AtomicUsize::new(0);
+            pool.run(64, 0, &|_, _| {
+                done.fetch_add(1, Ordering::Relaxed);
+            });
+            assert_eq!(done.into_inner(), 64);
+        }
     }
 }

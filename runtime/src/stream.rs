@@ -17,11 +17,20 @@ impl std::fmt::Debug for Stream {
 }
 
 impl Stream {
-    /// A queue on a device named as on the command line: `cpu`. Anything else is [`Error::NoDevice`].
+    /// More threads than this are a mistake.
+    pub const MOST_THREADS: usize = 1024;
+
+    /// A queue on a device named as on the command line: `cpu`. Anything else, and more than [`Stream::MOST_THREADS`] threads, is
+    /// [`Error::NoDevice`].
     pub fn open(device: &str, threads: Option<usize>) -> Result<Stream> {
         match device {
             "cpu" | "auto" => {
-                let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+                if let Some(threads) = threads.filter(|threads| *threads > Stream::MOST_THREADS) {
+                    let most = Stream::MOST_THREADS;
+                    return Err(Error::NoDevice(format!("{device}: threads: wanted at most {most}, got {threads}")));
+                }
+                let threads = threads
+                    .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from).min(Stream::MOST_THREADS));
                 Ok(Stream::cpu(threads, Isa::from_env()?))
             }
             other => {
@@ -77,8 +86,22 @@ impl Stream {
         self.backend.record(self.queue)
     }
 
-    /// Waits for the queue to run empty, at most for the device's deadline.
+    /// Waits for the queue to run empty, at most for the device's deadline. On the CPU it always is.
     pub fn synchronize(&self) -> Result<()> {
         self.backend.synchronize(self.queue)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_many_threads_are_refused() {
+        for threads in [1025, usize::MAX] {
+            let text = Stream::open("cpu", Some(threads)).unwrap_err().to_string();
+            assert!(text.contains("threads: wanted at most 1024") && text.contains(&threads.to_string()), "{text}");
+        }
+        assert_eq!(Stream::open("cpu", Some(2)).unwrap().host().map(Pool::threads), Some(2));
     }
 }

@@ -35,7 +35,7 @@ fn rows() -> Vec<Row> {
         Row { prompt: vec![1; 102], ..row("a prompt longer than a prefill", &["request 1", "102 tokens"]) },
         Row { limits: CacheLimits { batch: 0, ..LIMITS }, ..row("no place for a sequence", &["batch"]) },
         Row { limits: CacheLimits { pages: 0, ..LIMITS }, ..row("no page", &["request"]) },
-        Row { sampling: Sampling { temperature: f32::NAN, ..sampling }, ..row("temperature", &["temperature", "NaN"]) },
+        Row { sampling: Sampling { temperature: f64::NAN, ..sampling }, ..row("temperature", &["temperature", "NaN"]) },
         Row { sampling: Sampling { temperature: -1.0, ..sampling }, ..row("temperature", &["temperature", "-1"]) },
         Row { sampling: Sampling { top_p: 0.0, ..sampling }, ..row("top_p", &["top_p", "0"]) },
         Row { sampling: Sampling { min_p: 2.0, ..sampling }, ..row("min_p", &["min_p", "2"]) },

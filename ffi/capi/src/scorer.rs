@@ -6,8 +6,7 @@ use ple::{Error, Result, logprob, pack};
 use runtime::Stream;
 use std::path::Path;
 
-/// Threads beyond this are a mistake.
-const MOST_THREADS: usize = 1024;
+const MOST_THREADS: usize = Stream::MOST_THREADS;
 
 /// A loaded model.
 #[derive(Debug)]
@@ -15,6 +14,8 @@ pub(crate) struct Scorer {
     stream: Stream,
     transformer: Transformer,
     adapter: Adapter,
+    /// The one slot; it keeps the last adapter while adapters are off.
+    slot: Option<Adapter>,
     acts: Option<Acts>,
 }
 
@@ -25,7 +26,7 @@ impl Scorer {
         let threads = threads.ok_or_else(|| Error::Usage(format!("threads must be 0 to {MOST_THREADS}")))?;
         let stream = Stream::open(device, (threads > 0).then_some(threads))?;
         let transformer = Transformer::load(&stream, folder, None)?;
-        Ok(Scorer { stream, transformer, adapter: Adapter::Off, acts: None })
+        Ok(Scorer { stream, transformer, adapter: Adapter::Off, slot: None, acts: None })
     }
 
     /// Makes the adapter of a folder the active one; None switches adapters off.
@@ -36,7 +37,11 @@ impl Scorer {
         };
         let adapter = model::adapter::Adapter::load(folder, &self.transformer.modules())?;
         let lora = Lora::upload(&self.stream, self.transformer.base(), adapter)?;
-        self.adapter = self.transformer.add_slot(lora)?;
+        self.adapter = match self.slot {
+            Some(slot) => self.transformer.replace_slot(slot, lora).map(|()| slot)?,
+            None => self.transformer.add_slot(lora)?,
+        };
+        self.slot = Some(self.adapter);
         // Activations are planned for the ranks of the slots.
         self.acts = None;
         Ok(())

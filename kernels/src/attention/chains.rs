@@ -184,8 +184,10 @@ pub unsafe fn sweep<S: Lanes>(a: Left<'_>, b: Right<'_>, spans: &[Span], chains:
 #[inline(always)]
 pub fn covers(a: Left<'_>, b: Right<'_>, spans: &[Span]) {
     let Some(last) = spans.iter().filter(|s| !s.is_empty()).map(|s| s.to - 1).max() else { return };
+    // Rows without a link still have B's rows loaded beside those that have some.
+    let of_b = spans.iter().map(|s| s.to).fold(last, |most, to| most.max(to.saturating_sub(1)));
     assert!(
-        (spans.len() - 1) * a.row + last * a.step < a.data.len() && last * b.stride + b.width <= b.data.len(),
+        (spans.len() - 1) * a.row + last * a.step < a.data.len() && of_b * b.stride + b.width <= b.data.len(),
         "chain out of range"
     );
 }
@@ -223,4 +225,18 @@ fn extend_lanes<S: Lanes>(c: &mut [f32], a: Left<'_>, b: Right<'_>, spans: &[Spa
 crate::per_isa! {
     /// C `[spans.len(), width]` continues its chains over the spans of A and B; C += in the order of the law.
     pub fn extend(c: &mut [f32], a: Left<'_>, b: Right<'_>, spans: &[Span]) = extend_lanes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[should_panic(expected = "chain out of range")]
+    fn an_empty_span_counts_for_what_is_loaded() {
+        let (a, b, mut c) = ([1.0; 64], [1.0; 4 * WIDTH], [0.0; 4 * WIDTH]);
+        let (some, none) = (Span { from: 0, to: 4 }, Span { from: 16, to: 16 });
+        let left = Left { data: &a, row: 16, step: 1 };
+        extend(runtime::Isa::portable(), &mut c, left, Right::dense(&b, WIDTH), &[some, none, some, some]);
+    }
 }

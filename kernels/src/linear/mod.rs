@@ -147,13 +147,9 @@ pub fn backward(s: &Stream, dx: View<'_>, ds: View<'_>, dy: View<'_>, parts: &[P
 
 /// Spans [E, 2] within `m` rows.
 fn spans<'a>(room: &str, examples: View<'a>, m: usize) -> Result<&'a [u32]> {
-    ensure!(examples.len().is_multiple_of(2), "{room}: examples: wanted pairs, got {} values", examples.len());
     // SAFETY: the device is the CPU; examples are an input, and u32 so that no f32 output can be them.
     let spans = unsafe { examples.host::<u32>()? };
-    for (e, span) in spans.chunks_exact(2).enumerate() {
-        let ok = span[0] <= span[1] && span[1] as usize <= m;
-        ensure!(ok, "{room}: example {e}: rows {}..{} of {m}", span[0], span[1]);
-    }
+    crate::spans(room, spans, m)?;
     Ok(spans)
 }
 

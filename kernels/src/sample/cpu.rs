@@ -148,7 +148,7 @@ fn filter<S: Lanes>(x: &mut [f32], spare: &mut [f32], logits: &[f32], seen: &[u3
     if sampling.temperature == 0.0 {
         return maximum::<S>(x);
     }
-    let inverse = S::splat(1.0 / sampling.temperature);
+    let inverse = S::splat(sampling.inv_temperature());
     map::<S>(x, |z| S::mul(z, inverse));
     let largest = maximum::<S>(x)?;
     masses::<S>(x, spare, logits.len(), largest, sampling);

@@ -25,7 +25,7 @@ mod reference;
 #[cfg(test)]
 mod tests;
 
-pub use random::{Tag, draw, key, philox};
+pub use random::{SAMPLES, Tag, draw, key, philox};
 
 /// Bit of `seen` that says: the id occurs in the prompt.
 pub const IN_PROMPT: u32 = 1 << 31;
@@ -33,8 +33,8 @@ pub const IN_PROMPT: u32 = 1 << 31;
 /// How the next id is chosen. The default samples the plain distribution.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampling {
-    /// 0 is greedy.
-    pub temperature: f32,
+    /// T as it was given: rounding it before the division would miss f32(1/T). 0 is greedy.
+    pub temperature: f64,
     /// 0 is off.
     pub top_k: u32,
     /// 1 is off.
@@ -67,11 +67,18 @@ impl Default for Sampling {
 }
 
 impl Sampling {
+    /// f32(1/T), rounded once.
+    pub fn inv_temperature(&self) -> f32 {
+        (1.0 / self.temperature) as f32
+    }
+
     /// Whether every field is in its range; the text names field, wanted and got.
     pub fn validate(&self) -> std::result::Result<(), String> {
         let t = self.temperature;
+        if t != 0.0 && !(t > 0.0 && self.inv_temperature().is_normal()) {
+            return Err(format!("temperature must be 0 or a positive number with a finite reciprocal in f32, got {t}"));
+        }
         let fields = [
-            ("temperature", t, "0 or a positive number with a finite reciprocal", t == 0.0 || (t > 0.0 && (1.0 / t).is_normal())),
             ("top_p", self.top_p, "above 0 (1 is off)", self.top_p > 0.0),
             ("min_p", self.min_p, "in [0, 1]", (0.0..=1.0).contains(&self.min_p)),
             (

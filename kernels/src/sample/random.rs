@@ -32,9 +32,14 @@ pub fn philox(mut key: [u32; 2], mut counter: [u32; 4]) -> [u32; 4] {
     counter
 }
 
+/// Sides, and samples of a side, are below this: the two share a word of the counter.
+pub const SAMPLES: u32 = 1 << 16;
+
 /// The sampler's draw: x0 | x1·2^32 of the block at (row, side·2^16 | sample, position, iteration). `row` is the index in the
-/// input before any filter, `position` the index in the completion; side and sample are below 2^16.
+/// input before any filter, `position` the index in the completion. Side and sample are below [`SAMPLES`]: beyond it two of
+/// them would share their numbers, so callers refuse it.
 pub fn draw(seed: u64, row: u32, side: u32, sample: u32, position: u32, iteration: u32) -> u64 {
+    debug_assert!(side < SAMPLES && sample < SAMPLES, "side {side}, sample {sample}: wanted below {SAMPLES}");
     let x = philox(key(seed, Tag::Sample), [row, side << 16 | sample, position, iteration]);
     u64::from(x[0]) | u64::from(x[1]) << 32
 }

@@ -22,7 +22,8 @@ fn values(logits: &[f32], seen: &[u32], s: &Sampling) -> Vec<f32> {
 
 /// The kept masses of a row.
 pub fn masses(logits: &[f32], seen: &[u32], s: &Sampling) -> Vec<u64> {
-    let x: Vec<f32> = values(logits, seen, s).iter().map(|z| z * (1.0 / s.temperature)).collect();
+    let inverse = (1.0 / s.temperature) as f32;
+    let x: Vec<f32> = values(logits, seen, s).iter().map(|z| z * inverse).collect();
     let mut order: Vec<usize> = (0..x.len()).collect();
     order.sort_by(|&a, &b| x[b].partial_cmp(&x[a]).unwrap());
     let largest = x[order[0]];

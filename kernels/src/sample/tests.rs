@@ -183,7 +183,7 @@ fn golden() -> Result<()> {
     for (i, setting) in file.settings["grid"].as_array().unwrap().iter().enumerate() {
         let number = |name: &str| setting[name].as_f64().unwrap();
         let sampling = Sampling {
-            temperature: number("temperature") as f32,
+            temperature: number("temperature"),
             top_k: number("top_k") as u32,
             top_p: number("top_p") as f32,
             min_p: number("min_p") as f32,
@@ -214,7 +214,7 @@ fn settings_out_of_range_are_named() {
         ("min_p", Sampling { min_p: 1.5, ..plain }),
         ("temperature", Sampling { temperature: -1.0, ..plain }),
         ("temperature", Sampling { temperature: 1e-39, ..plain }),
-        ("temperature", Sampling { temperature: f32::INFINITY, ..plain }),
+        ("temperature", Sampling { temperature: f64::INFINITY, ..plain }),
         ("repetition_penalty", Sampling { repetition_penalty: 0.0, ..plain }),
         ("frequency_penalty", Sampling { frequency_penalty: f32::NAN, ..plain }),
         ("presence_penalty", Sampling { presence_penalty: f32::INFINITY, ..plain }),
@@ -223,6 +223,14 @@ fn settings_out_of_range_are_named() {
         assert!(wrong.validate().unwrap_err().starts_with(name), "{wrong:?}");
         assert!(run(&stream(), &[0.0], &[0], &[], &wrong).unwrap_err().to_string().contains(name));
     }
+}
+
+#[test]
+fn the_inverse_is_rounded_once() {
+    let of = |temperature| Sampling { temperature, ..Sampling::default() }.inv_temperature();
+    let twice = |t: f64| 1.0 / (t as f32);
+    assert!((1..300).all(|i| of(i as f64 / 100.0) == (100.0 / i as f64) as f32));
+    assert!((1..300).any(|i| of(i as f64 / 100.0) != twice(i as f64 / 100.0)), "the rounding of T never shows");
 }
 
 #[test]

@@ -125,6 +125,18 @@ fn generation_config_adds_stop_ids() {
 }
 
 #[test]
+fn a_padding_id_that_is_none_is_a_warning() {
+    for got in [json!(-1), json!(32), json!(4294967296u64), json!("<pad>"), json!([0])] {
+        let config = with(json!({"pad_token_id": got})).unwrap();
+        assert!(config.pad_token_id.is_none() && config.warnings.len() == 1, "{got}: {:?}", config.warnings);
+        let wanted = format!("pad_token_id: wanted an id below 32, got {got}");
+        assert!(config.warnings[0].contains(&wanted), "{:?}", config.warnings);
+    }
+    let config = with(json!({"pad_token_id": 31, "head_dim": 256})).unwrap();
+    assert_eq!((config.pad_token_id, config.head_dim, config.warnings.len()), (Some(31), 256, 0));
+}
+
+#[test]
 fn bad_configs_name_the_field() {
     let rope = |more: Value| {
         let mut all = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32});
@@ -149,7 +161,8 @@ fn bad_configs_name_the_field() {
         (json!({"num_hidden_layers": 18446744073709551615u64}), "num_hidden_layers: wanted an integer from 1 to 4096"),
         (json!({"num_key_value_heads": 3}), "num_key_value_heads: wanted a divisor of num_attention_heads 4, got 3"),
         (json!({"head_dim": 5}), "head_dim: wanted an even number"),
-        (json!({"num_attention_heads": 16384, "head_dim": 4096}), "num_attention_heads: wanted at most"),
+        (json!({"head_dim": 258}), "head_dim: wanted at most 256 (it is 258 here), got 258"),
+        (json!({"hidden_size": 2048}), "head_dim: wanted at most 256 (it is 512 here), got nothing"),
         (json!({"rms_norm_eps": -1e-5}), "rms_norm_eps: wanted a number above 0"),
         (json!({"rms_norm_eps": true}), "rms_norm_eps: wanted a finite number"),
         (json!({"attention_bias": 1}), "attention_bias: wanted true or false"),

@@ -13,7 +13,7 @@ const MARGIN: f32 = 1e-6;
 fn settings(entry: &serde_json::Value) -> Sampling {
     let number = |field: &str| entry[field].as_f64().unwrap_or(0.0);
     Sampling {
-        temperature: number("temperature") as f32,
+        temperature: number("temperature"),
         top_k: number("top_k") as u32,
         top_p: number("top_p") as f32,
         min_p: number("min_p") as f32,
