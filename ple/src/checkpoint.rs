@@ -3,11 +3,11 @@
 use crate::{Error, Result};
 use model::{Adapter, Transformer, Tune};
 use runtime::{Stream, host};
+use serde_json::{Map, Value};
 use std::path::Path;
 
 /// Files of a model folder that belong to its tokenizer or are copied as they are.
-const COMPANIONS: [&str; 10] = [
-    "config.json",
+const COMPANIONS: [&str; 9] = [
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -19,14 +19,17 @@ const COMPANIONS: [&str; 10] = [
     "tokenizer.model",
 ];
 
+const CONFIG: &str = "config.json";
+
 /// Makes a folder and what leads to it.
 pub fn create_folder(path: &Path) -> Result<()> {
     std::fs::create_dir_all(path)
         .map_err(|source| runtime::Error::File { path: path.to_path_buf(), action: "create", source }.into())
 }
 
-/// Writes what was tuned into `folder`. Under full tuning `base` is the folder whose configuration and tokenizer go along.
+/// Writes what was tuned into `folder`; a parameter that is not finite is an error and nothing is written. Under full tuning `base` is the folder whose configuration and tokenizer go along.
 pub fn save(s: &Stream, model: &Transformer, tune: Tune, base: &Path, folder: &Path) -> Result<()> {
+    finite(s, model, tune)?;
     create_folder(folder)?;
     match tune {
         Tune::Lora(slot) => {
@@ -35,16 +38,103 @@ pub fn save(s: &Stream, model: &Transformer, tune: Tune, base: &Path, folder: &P
         }
         Tune::Full => {
             model.base().save(s, folder)?;
+            write_config(&base.join(CONFIG), &folder.join(CONFIG))?;
             COMPANIONS.iter().try_for_each(|name| copy(&base.join(name), &folder.join(name)))
         }
     }
+}
+
+/// Stops where a tuned tensor is not finite: what a step has broken replaces nothing that was saved before.
+fn finite(s: &Stream, model: &Transformer, tune: Tune) -> Result<()> {
+    let (arena, tensors) = model.trained(tune)?;
+    let mut values = Vec::new();
+    for tensor in tensors {
+        values.resize(tensor.region.len(), 0.0f32);
+        arena.view(tensor.region)?.read(s, &mut values)?;
+        if let Some(bad) = values.iter().find(|v| !v.is_finite()) {
+            return Err(Error::Numeric(format!("{}: wanted finite parameters, got {bad}; nothing was saved", tensor.name)));
+        }
+    }
+    Ok(())
+}
+
+fn read(from: &Path) -> Result<Vec<u8>> {
+    Ok(std::fs::read(from).map_err(|source| runtime::Error::File { path: from.to_path_buf(), action: "read", source })?)
+}
+
+/// The configuration beside f32 weights: as it is, but for the element type it names.
+fn write_config(from: &Path, to: &Path) -> Result<()> {
+    let bytes = read(from)?;
+    let mut config: Map<String, Value> = serde_json::from_slice(&bytes).map_err(|e| Error::file(from, e.to_string()))?;
+    let mut changed = false;
+    for name in ["torch_dtype", "dtype"] {
+        if let Some(value) = config.get_mut(name).filter(|value| **value != "float32") {
+            (*value, changed) = ("float32".into(), true);
+        }
+    }
+    let text = if changed { format!("{:#}\n", Value::Object(config)).into_bytes() } else { bytes };
+    Ok(host::write_file(to, |out| out.write_all(&text))?)
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
     if !from.is_file() {
         return Ok(());
     }
-    let bytes =
-        std::fs::read(from).map_err(|source| runtime::Error::File { path: from.to_path_buf(), action: "read", source })?;
+    let bytes = read(from)?;
     Ok(host::write_file(to, |out| out.write_all(&bytes))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::{AdapterConfig, Lora, Targets, adapter};
+
+    const MODEL: &str = r#"{"model_type": "llama", "vocab_size": 16, "hidden_size": 8, "intermediate_size": 16,
+        "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "hidden_act": "silu", "eos_token_id": 2,
+        "max_position_embeddings": 16, "rms_norm_eps": 1e-5, "tie_word_embeddings": true, "torch_dtype": "float32"}"#;
+
+    #[test]
+    fn what_is_not_finite_is_not_saved() -> Result<()> {
+        let folder = tempfile::tempdir().map_err(|e| Error::Usage(e.to_string()))?;
+        host::write_file(&folder.path().join(CONFIG), |out| out.write_all(MODEL.as_bytes()))?;
+        let s = Stream::cpu(1, runtime::Isa::from_env()?);
+        for (bad, saved) in [(None, true), (Some(f32::NAN), false), (Some(f32::NEG_INFINITY), false)] {
+            let mut model = Transformer::fresh(&s, folder.path(), 0)?;
+            let config = AdapterConfig::new(2, 4.0, Targets::AllLinear);
+            let mut disk = adapter::Adapter::fresh(config, &model.modules(), 0, kernels::sample::philox)?;
+            if let (Some(bad), Some(last)) = (bad, disk.modules.last_mut().and_then(|m| m.b.last_mut())) {
+                *last = bad;
+            }
+            model.add_slot(Lora::upload(&s, model.base(), disk)?)?;
+            let target = folder.path().join(format!("{saved}"));
+            let outcome = save(&s, &model, Tune::Lora(0), folder.path(), &target);
+            assert_eq!((outcome.is_ok(), target.exists()), (saved, saved), "{bad:?}");
+            if let Err(error) = outcome {
+                assert_eq!(error.exit_code(), 5);
+                assert!(error.to_string().contains("lora_B.weight"), "{error}");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_configuration_says_what_the_weights_are() -> Result<()> {
+        let folder = tempfile::tempdir().map_err(|e| Error::Usage(e.to_string()))?;
+        let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+        let cases = [
+            (
+                "{\"z\": 1,\"torch_dtype\": \"bfloat16\", \"a\": 0.5}",
+                "{\n  \"z\": 1,\n  \"torch_dtype\": \"float32\",\n  \"a\": 0.5\n}\n",
+            ),
+            ("{\"dtype\":\"float16\"}", "{\n  \"dtype\": \"float32\"\n}\n"),
+            ("{\"dtype\":\"float32\"}", "{\"dtype\":\"float32\"}"),
+            ("{\"z\":  1}", "{\"z\":  1}"),
+        ];
+        for (given, want) in cases {
+            host::write_file(&from, |out| out.write_all(given.as_bytes()))?;
+            write_config(&from, &to)?;
+            assert_eq!(String::from_utf8_lossy(&read(&to)?), want);
+        }
+        Ok(())
+    }
 }

@@ -35,6 +35,33 @@ pub fn number(value: f64) -> Value {
     serde_json::Number::from_f64(value).map_or(Value::Null, Value::Number)
 }
 
+/// A line for whoever watches; that nobody can read it stops no run.
+pub fn tell(text: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
+/// Prints what a command was asked for. A reader that has gone is content with what it has; any other failure is an error.
+pub fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(source) if source.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(runtime::Error::File { path: "standard output".into(), action: "write", source }.into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a file can be written at `path`, before the work that fills it: a file is made beside it and removed.
+pub fn probe(path: &Path) -> Result<()> {
+    let failed = |source| runtime::Error::File { path: path.to_path_buf(), action: "create", source };
+    if path.is_dir() {
+        return Err(failed(std::io::Error::from(std::io::ErrorKind::IsADirectory)).into());
+    }
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let beside = path.with_file_name(format!(".{name}.{}.probe", std::process::id()));
+    Ok(File::create(&beside).and_then(|_| std::fs::remove_file(&beside)).map_err(failed)?)
+}
+
 /// Where a run speaks.
 #[derive(Debug)]
 pub struct Log {
@@ -54,7 +81,7 @@ impl Log {
         let row = Value::Object(row);
         self.file.write(&row)?;
         if self.json {
-            println!("{row}");
+            tell(&row.to_string());
         } else {
             self.say(text);
         }
@@ -64,7 +91,23 @@ impl Log {
     /// A line for the reader only.
     pub fn say(&self, text: &str) {
         if !self.quiet && !self.json {
-            println!("{text}");
+            tell(text);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_leaves_nothing_behind() -> std::io::Result<()> {
+        let folder = tempfile::tempdir()?;
+        assert!(probe(&folder.path().join("out.jsonl")).is_ok());
+        assert_eq!(std::fs::read_dir(folder.path())?.count(), 0);
+        for bad in [folder.path().to_path_buf(), folder.path().join("absent/out.jsonl")] {
+            assert!(probe(&bad).is_err_and(|e| e.exit_code() == 3), "{}", bad.display());
+        }
+        Ok(())
     }
 }

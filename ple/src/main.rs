@@ -2,7 +2,8 @@
 #![forbid(unsafe_code)]
 
 use ple::config::{self, Command, Config};
-use ple::{Error, command, doctor, open};
+use ple::{Error, command, doctor, log, open};
+use std::io::Write;
 use std::process::ExitCode;
 
 const USAGE: &str = "ple: Progressively Label Enhancement
@@ -22,24 +23,20 @@ fn run(argv: &[String]) -> Result<(), Error> {
         return Err(Error::Usage(USAGE.into()));
     };
     if matches!(name.as_str(), "-h" | "--help" | "help") {
-        println!("{USAGE}");
-        return Ok(());
+        return log::print(&format!("{USAGE}\n"));
     }
     if matches!(name.as_str(), "-V" | "--version") {
-        println!("ple {}", env!("CARGO_PKG_VERSION"));
-        return Ok(());
+        return log::print(concat!("ple ", env!("CARGO_PKG_VERSION"), "\n"));
     }
     let which = Command::named(name)?;
     if rest.iter().any(|a| a == "--help" || a == "-h") {
-        println!("{}", config::help(which));
-        return Ok(());
+        return log::print(&format!("{}\n", config::help(which)));
     }
     if which == Command::Doctor {
         let json = rest.iter().any(|a| a == "--json");
         let rest: Vec<String> = rest.iter().filter(|a| *a != "--json").cloned().collect();
         let report = doctor::report(&open::stream(&Config::parse(which, &rest)?)?);
-        print!("{}", if json { format!("{:#}\n", report.json()) } else { report.text() });
-        return Ok(());
+        return log::print(&if json { format!("{:#}\n", report.json()) } else { report.text() });
     }
     let c = Config::parse(which, rest)?;
     match which {
@@ -50,12 +47,19 @@ fn run(argv: &[String]) -> Result<(), Error> {
     }
 }
 
+/// The arguments after the program's name.
+fn arguments() -> Result<Vec<String>, Error> {
+    let text = |(i, word): (usize, std::ffi::OsString)| {
+        word.into_string().map_err(|word| Error::Usage(format!("argument {}: wanted UTF-8, got {word:?}", i + 1)))
+    };
+    std::env::args_os().skip(1).enumerate().map(text).collect()
+}
+
 fn main() -> ExitCode {
-    let argv: Vec<String> = std::env::args().skip(1).collect();
-    match run(&argv) {
+    match arguments().and_then(|argv| run(&argv)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("ple: {error}");
+            let _ = writeln!(std::io::stderr(), "ple: {error}");
             ExitCode::from(error.exit_code() as u8)
         }
     }

@@ -5,6 +5,7 @@ use crate::data::Tokens;
 use crate::{Error, Result};
 use model::{Adapter, AdapterConfig, Lora, Targets, Tokenizer, Transformer, Tune, adapter};
 use runtime::{DType, Stream};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Everything that is opened once.
@@ -21,6 +22,8 @@ pub struct Opened {
     pub policy: Adapter,
     /// What is trained.
     pub tune: Tune,
+    /// What the adapter's folder said and overruled.
+    pub notes: Vec<String>,
 }
 
 /// The device of the settings.
@@ -44,7 +47,12 @@ impl Opened {
         if c.tune == Tuned::Lora {
             let modules = opened.model()?.modules();
             let disk = match &c.adapter {
-                Some(folder) => adapter::Adapter::load(folder, &modules)?,
+                Some(folder) => {
+                    let disk = adapter::Adapter::load(folder, &modules)?;
+                    without_dropout(folder, &disk.config)?;
+                    opened.notes = overruled(c, folder, &disk.config, &modules);
+                    disk
+                }
                 None => adapter::Adapter::fresh(adapter_config(c), &modules, c.seed, kernels::sample::philox)?,
             };
             opened.policy = opened.slot(disk)?;
@@ -57,7 +65,9 @@ impl Opened {
     pub fn for_scoring(c: &Config) -> Result<Opened> {
         let mut opened = Opened::base(c, false)?;
         if let Some(folder) = &c.adapter {
-            opened.policy = opened.add_slot(folder)?;
+            let disk = adapter::Adapter::load(folder, &opened.model()?.modules())?;
+            opened.notes.clone_from(&disk.config.warnings);
+            opened.policy = opened.slot(disk)?;
         }
         Ok(opened)
     }
@@ -81,7 +91,8 @@ impl Opened {
             None => Transformer::load(&stream, &folder, if full { Some(DType::F32) } else { dtype(c) })?,
         };
         let tokenizer = Tokenizer::open(&folder)?;
-        Ok(Opened { stream, model: Some(model), tokenizer, folder, policy: Adapter::Off, tune: Tune::Full })
+        fits(&folder, tokenizer.vocab_size(), model.config.vocab_size)?;
+        Ok(Opened { stream, model: Some(model), tokenizer, folder, policy: Adapter::Off, tune: Tune::Full, notes: Vec::new() })
     }
 
     /// The model. An error once a trainer has taken it.
@@ -119,6 +130,50 @@ fn taken() -> Error {
     Error::Usage("the model is with the trainer".into())
 }
 
+/// Every id of the tokenizer has a row in the embedding.
+fn fits(folder: &Path, tokens: usize, rows: usize) -> Result<()> {
+    if tokens <= rows {
+        return Ok(());
+    }
+    Err(Error::file(folder, format!("wanted a tokenizer of at most vocab_size = {rows} tokens (config.json), got {tokens}")))
+}
+
+fn without_dropout(folder: &Path, config: &AdapterConfig) -> Result<()> {
+    if config.lora_dropout == 0.0 {
+        return Ok(());
+    }
+    let file = folder.join("adapter_config.json");
+    let text = format!(
+        "lora_dropout: wanted 0, got {}: dropout is not supported; set lora_dropout to 0 in {} to go on without it",
+        config.lora_dropout,
+        file.display()
+    );
+    Err(Error::file(&file, text))
+}
+
+/// A line per setting that was given and that the adapter's folder says otherwise, after what is odd about the folder.
+fn overruled(c: &Config, folder: &Path, disk: &AdapterConfig, modules: &[model::ModuleSpec]) -> Vec<String> {
+    let last = |path: &str| path.rsplit('.').next().unwrap_or_default().to_string();
+    let wanted: BTreeSet<String> = match c.lora_target_modules.as_slice() {
+        [one] if one == "all-linear" => modules.iter().map(|m| last(&m.path)).collect(),
+        names => names.iter().cloned().collect(),
+    };
+    let targets = match &disk.target_modules {
+        Targets::List(names) => names.iter().cloned().collect(),
+        other => BTreeSet::from([format!("{other:?}")]),
+    };
+    let list = |names: &BTreeSet<String>| names.iter().map(String::as_str).collect::<Vec<_>>().join(" ");
+    let pairs = [
+        ("lora_r", c.lora_r.to_string(), disk.r.to_string()),
+        ("lora_alpha", c.lora_alpha.to_string(), disk.lora_alpha.to_string()),
+        ("lora_target_modules", list(&wanted), list(&targets)),
+        ("use_rslora", c.use_rslora.to_string(), disk.use_rslora.to_string()),
+    ];
+    let others = pairs.into_iter().filter(|(key, given, own)| c.given.contains(key) && given != own);
+    let line = |(key, given, own)| format!("{key}: taken from {}, {own}; {given} has no effect", folder.display());
+    disk.warnings.iter().cloned().chain(others.map(line)).collect()
+}
+
 fn adapter_config(c: &Config) -> AdapterConfig {
     let targets = match c.lora_target_modules.as_slice() {
         [one] if one == "all-linear" => Targets::AllLinear,
@@ -139,5 +194,49 @@ impl Tokens for Tokenizer {
     }
     fn eos(&self) -> Option<u32> {
         self.eos
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Command;
+
+    fn modules() -> Vec<model::ModuleSpec> {
+        ["a.q_proj", "a.v_proj"].map(|path| model::ModuleSpec { path: path.into(), in_features: 4, out_features: 4 }).to_vec()
+    }
+
+    fn disk() -> AdapterConfig {
+        AdapterConfig::new(4, 16.0, Targets::List(vec!["q_proj".into()]))
+    }
+
+    #[test]
+    fn what_the_adapter_overrules_is_said() -> Result<()> {
+        let words = |text: &str| text.split_whitespace().map(str::to_string).collect::<Vec<_>>();
+        let given =
+            "--model_name_or_path m --dataset_name d --output_dir o --lora_r 8 --lora_alpha 16 --lora_target_modules v_proj";
+        let c = Config::parse(Command::Sft, &words(given))?;
+        let mut config = disk();
+        config.warnings = vec!["odd".into()];
+        let notes = overruled(&c, Path::new("A"), &config, &modules());
+        let wanted = [
+            "odd",
+            "lora_r: taken from A, 4; 8 has no effect",
+            "lora_target_modules: taken from A, q_proj; v_proj has no effect",
+        ];
+        assert_eq!(notes, wanted);
+        assert_eq!(overruled(&Config::defaults(Command::Sft), Path::new("A"), &disk(), &modules()), Vec::<String>::new());
+        Ok(())
+    }
+
+    #[test]
+    fn dropout_and_too_small_a_vocabulary_are_refused() {
+        assert!(without_dropout(Path::new("A"), &disk()).is_ok());
+        let dropping = AdapterConfig { lora_dropout: 0.1, ..disk() };
+        let text = without_dropout(Path::new("A"), &dropping).map_err(|e| e.to_string());
+        assert!(text.is_err_and(|t| t.contains("got 0.1") && t.contains("set lora_dropout to 0 in A/adapter_config.json")));
+        assert!(fits(Path::new("M"), 512, 512).is_ok());
+        let text = fits(Path::new("M"), 513, 512).map_err(|e| e.to_string());
+        assert!(text.is_err_and(|t| t.starts_with("M: ") && t.contains("512") && t.contains("513")));
     }
 }

@@ -1,6 +1,6 @@
 //! The one training loop: examples in, steps out. It knows no method; a method gives the loss and its gradient on log-probabilities.
 
-use crate::method::{Example, Method, Outputs};
+use crate::method::{Example, Heads, Method, Needs, Outputs};
 use crate::optim::Optimizer;
 use crate::{Error, Result, pack};
 use model::{Acts, Adapter, Batch, Grads, Head, Keep, Limits, Transformer, Tune};
@@ -91,6 +91,7 @@ impl Trainer {
     /// One optimizer step over `examples`.
     pub fn step(&mut self, w: &mut Workspace, method: &dyn Method, examples: &[&Example]) -> Result<Step> {
         let start = Instant::now();
+        supported(&method.needs())?;
         let totals = pack::totals(examples);
         let mut step = Step::default();
         self.grads.zero()?;
@@ -136,12 +137,41 @@ impl Trainer {
     }
 }
 
+/// Refuses by name what this loop does not compute for a method.
+pub fn supported(needs: &Needs) -> Result<()> {
+    let missing = match needs {
+        Needs { heads: Heads::Scalar | Heads::Both, .. } => "heads other than log-probabilities",
+        Needs { value: true, .. } => "value targets (value)",
+        Needs { old_logp: true, .. } => "log-probabilities of an older policy (old_logp)",
+        _ => return Ok(()),
+    };
+    Err(Error::Usage(format!("the method needs {missing}, which the trainer does not compute")))
+}
+
 /// Adds metrics by name, keeping the order in which they first came.
 pub fn add(sums: &mut Vec<(&'static str, f64)>, more: &[(&'static str, f64)]) {
     for (name, value) in more {
         match sums.iter_mut().find(|(n, _)| n == name) {
             Some((_, sum)) => *sum += value,
             None => sums.push((name, *value)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn needs_that_are_not_met_are_refused_by_name() {
+        assert!(supported(&Needs { reference: true, ..Needs::logp() }).is_ok());
+        let cases = [
+            (Needs { heads: Heads::Both, ..Needs::logp() }, "heads"),
+            (Needs { value: true, ..Needs::logp() }, "(value)"),
+            (Needs { old_logp: true, ..Needs::logp() }, "(old_logp)"),
+        ];
+        for (needs, name) in cases {
+            assert!(supported(&needs).is_err_and(|e| e.to_string().contains(name)), "{name}");
         }
     }
 }

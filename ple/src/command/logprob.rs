@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::data::{Lines, Row, Tokens, sft};
 use crate::method::Example;
 use crate::open::Opened;
-use crate::{Error, Result, logprob, pack};
+use crate::{Error, Result, log, logprob, pack};
 use model::Keep;
 use runtime::host;
 use serde_json::{Map, Value, json};
@@ -13,15 +13,19 @@ use serde_json::{Map, Value, json};
 /// Runs the command. A row with `prompt_ids` and `ids` is used as it is; otherwise `prompt` and `completion` (or `text`) are
 /// tokenised, without an end token being added. The row comes back with `logps`, and with the ids if it had none.
 pub fn run(c: &Config) -> Result<()> {
+    if !c.dry_run {
+        log::probe(required(&c.output_file, "output_file")?)?;
+    }
     let opened = Opened::for_scoring(c)?;
     let (rows, examples) = read(c, &opened)?;
     let budget = pack::longest(&examples).max(c.max_tokens_per_micro_batch as usize);
     if c.dry_run {
-        println!("{} rows; {} bytes of activations", rows.len(), opened.model()?.plan(pack::limits(budget), Keep::Nothing));
-        return Ok(());
+        let bytes = opened.model()?.plan(pack::limits(budget), Keep::Nothing);
+        return log::print(&format!("{} rows; {bytes} bytes of activations\n", rows.len()));
     }
     let mut acts = opened.model()?.acts(&opened.stream, pack::limits(budget), Keep::Nothing, None)?;
     let all = logprob::score(&opened.stream, opened.model()?, &mut acts, opened.policy, &examples.iter().collect::<Vec<_>>())?;
+    examples.iter().zip(&all).try_for_each(|(example, logps)| finite(example.row, logps))?;
     let (mut tokens, mut sum) = (0, 0.0);
     host::write_file(required(&c.output_file, "output_file")?, |out| {
         for (mut row, logps) in rows.into_iter().zip(&all) {
@@ -33,9 +37,17 @@ pub fn run(c: &Config) -> Result<()> {
         Ok(())
     })?;
     if !c.quiet {
-        println!("{} rows, {tokens} tokens, mean log-probability {:.6}", all.len(), sum / tokens.max(1) as f64);
+        log::tell(&format!("{} rows, {tokens} tokens, mean log-probability {:.6}", all.len(), sum / tokens.max(1) as f64));
     }
     Ok(())
+}
+
+/// A log-probability that is not finite is an error, never a result.
+fn finite(row: u32, logps: &[f32]) -> Result<()> {
+    match logps.iter().enumerate().find(|(_, l)| !l.is_finite()) {
+        Some((i, l)) => Err(Error::Numeric(format!("row {row}: wanted finite log-probabilities, got {l} at {i}"))),
+        None => Ok(()),
+    }
 }
 
 /// f32 values so that reading them as f64 and rounding gives the same bits.
@@ -102,4 +114,16 @@ fn ids(fields: &Map<String, Value>, name: &str, invalid: &dyn Fn(String) -> Erro
     let id = |v: &Value| v.as_u64().and_then(|id| u32::try_from(id).ok());
     let ids = value.as_array().and_then(|list| list.iter().map(id).collect::<Option<Vec<u32>>>());
     ids.map(Some).ok_or_else(|| invalid(format!("field {name}: wanted a list of ids, got something else")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_that_is_not_finite_is_named() {
+        assert!(finite(3, &[-1.0, 0.0]).is_ok());
+        let error = finite(3, &[-1.0, f32::NAN]).map_err(|e| (e.exit_code(), e.to_string()));
+        assert_eq!(error, Err((5, "row 3: wanted finite log-probabilities, got NaN at 1".to_string())));
+    }
 }

@@ -21,6 +21,11 @@ fn required<'a>(value: &'a Option<PathBuf>, key: &str) -> Result<&'a Path> {
     value.as_deref().ok_or_else(|| Error::Usage(format!("{key}: wanted a path, got nothing")))
 }
 
+/// `max_steps`, or no limit.
+fn most_steps(c: &Config) -> u64 {
+    if c.max_steps > 0 { c.max_steps as u64 } else { u64::MAX }
+}
+
 /// Makes the run's folder, its log and `run.json`, and says what was opened.
 fn start(c: &Config, opened: &Opened, trainer: &Trainer) -> Result<Log> {
     let folder = required(&c.output_dir, "output_dir")?;
@@ -34,7 +39,7 @@ fn start(c: &Config, opened: &Opened, trainer: &Trainer) -> Result<Log> {
         "parameters": { "base": trainer.model.base().parameters(), "trainable": trainer.parameters() },
     });
     host::write_file(&folder.join("run.json"), |out| writeln!(out, "{run:#}"))?;
-    c.notes.iter().chain(&trainer.model.config.warnings).for_each(|note| log.say(&format!("note  {note}")));
+    c.notes.iter().chain(&trainer.model.config.warnings).chain(&opened.notes).for_each(|note| log.say(&format!("note  {note}")));
     log.say(&format!(
         "ple {} · {info} · seed {} · {} parameters, {} trainable · {}",
         env!("CARGO_PKG_VERSION"),

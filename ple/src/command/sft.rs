@@ -3,11 +3,11 @@
 use super::{data_line, required, start};
 use crate::config::Config;
 use crate::data::{self, order};
-use crate::log::{Log, number};
+use crate::log::{self, Log, number};
 use crate::method::{Example, Method, sft::Sft};
 use crate::open::Opened;
 use crate::trainer::{Step, Trainer, Workspace};
-use crate::{Result, checkpoint, logprob, pack};
+use crate::{Error, Result, checkpoint, logprob, pack};
 use runtime::Arena;
 use serde_json::{Map, json};
 use std::path::Path;
@@ -39,11 +39,10 @@ impl Rows {
         pack::longest(self.train.iter().chain(&self.eval)).max(c.max_tokens_per_micro_batch as usize)
     }
 
-    /// Optimizer steps of the settings over these rows.
+    /// Optimizer steps of `num_train_epochs` over these rows.
     pub fn steps(&self, c: &Config) -> u64 {
         let per_epoch = self.train.len().div_ceil(c.batch_size()) as u64;
-        let steps = (c.num_train_epochs * per_epoch as f64).ceil() as u64;
-        if c.max_steps > 0 && (c.max_steps as u64) < steps { c.max_steps as u64 } else { steps }
+        (c.num_train_epochs * per_epoch as f64).ceil() as u64
     }
 }
 
@@ -53,13 +52,13 @@ pub fn run(c: &Config) -> Result<()> {
     let mut said = Vec::new();
     let path = required(&c.dataset_name, "dataset_name")?;
     let rows = Rows::read(c, &opened, path, c.eval_dataset_name.as_deref(), &mut |line| said.push(line))?;
-    let steps = rows.steps(c);
+    let steps = rows.steps(c).min(super::most_steps(c));
     let optimizer = super::optimizer(c, &opened, steps)?;
     let mut trainer = super::trainer(&mut opened, optimizer)?;
     let limits = pack::limits(rows.budget(c));
     if c.dry_run {
-        println!("{steps} steps; {} bytes of activations", trainer.model.plan(limits, model::Keep::Backward));
-        return Ok(());
+        let bytes = trainer.model.plan(limits, model::Keep::Backward);
+        return log::print(&format!("{steps} steps; {bytes} bytes of activations\n"));
     }
     let mut log = start(c, &opened, &trainer)?;
     said.iter().for_each(|line| log.say(line));
@@ -86,7 +85,7 @@ pub fn stage(
     evaluate(trainer, w, rows, 0, log)?;
     let (mut done, mut epoch, mut tokens) = (0, 0, 0);
     while done < steps {
-        let order = data::shuffle(n as u32, c.seed, epoch, order::ROWS, kernels::sample::philox);
+        let order = data::shuffle(n as u32, c.seed, epoch, order::ROWS);
         for chunk in order.chunks(c.batch_size()).take((steps - done) as usize) {
             let examples: Vec<&Example> = chunk.iter().map(|&i| &rows.train[i as usize]).collect();
             let step = trainer.step(w, &Sft, &examples)?;
@@ -138,6 +137,9 @@ fn evaluate(trainer: &Trainer, w: &mut Workspace, rows: &Rows, step: u64, log: &
     }
     let examples: Vec<&Example> = rows.eval.iter().collect();
     let (loss, tokens) = logprob::mean_loss(&trainer.stream, &trainer.model, &mut w.acts, trainer.policy, &examples)?;
+    if !loss.is_finite() {
+        return Err(Error::Numeric(format!("eval_loss is {loss} at step {step}")));
+    }
     let mut row = Map::new();
     row.insert("step".into(), json!(step));
     row.insert("eval_loss".into(), number(loss));

@@ -39,13 +39,15 @@ macro_rules! keys {
             pub command: Command,
             /// One line per key that was accepted and has no effect.
             pub notes: Vec<String>,
+            /// Keys that a file or a flag gave, presets aside.
+            pub given: Vec<&'static str>,
             $($(#[doc = $help])+ pub $name: $kind,)+
         }
 
         impl Config {
             /// What holds before presets, files and flags; a few keys differ by command.
             pub fn defaults(command: Command) -> Config {
-                let mut config = Config { command, notes: Vec::new(), $($name: $default,)+ };
+                let mut config = Config { command, notes: Vec::new(), given: Vec::new(), $($name: $default,)+ };
                 command.adjust(&mut config);
                 config
             }

@@ -39,11 +39,11 @@ keys! {
 
     /// Rows to train on, query or score: JSONL or JSONL.gz.
     dataset_name: Option<PathBuf> = None, RUN;
-    /// Ours: held-out rows whose loss or reward is reported.
-    eval_dataset_name: Option<PathBuf> = None, FIT;
+    /// Ours: held-out rows whose loss is reported.
+    eval_dataset_name: Option<PathBuf> = None, SFT;
     /// Rows of a supervised stage before the first iteration, on the same adapter.
     sft_dataset_name: Option<PathBuf> = None, TRAIN;
-    /// Folder that the run writes.
+    /// Folder that the run writes (train: with the answers and the adapter that drew them, per iteration).
     output_dir: Option<PathBuf> = None, FIT;
     /// Ours: the file of results, one line per row.
     output_file: Option<PathBuf> = None, LOGPROB;
@@ -56,7 +56,7 @@ keys! {
 
     /// Passes over the supervised rows (TRL: 3).
     num_train_epochs: f64 = 1.0, FIT;
-    /// Optimizer steps at most; -1 is no limit.
+    /// Optimizer steps at most (train: of the iterations, not of the supervised stage); -1 is no limit.
     max_steps: i64 = -1, FIT;
     /// Examples of an optimizer batch before accumulation; a pair is one.
     per_device_train_batch_size: u32 = 8, FIT;
@@ -87,11 +87,11 @@ keys! {
     /// Of every random number.
     seed: u64 = 42, FIT;
     /// Steps between lines of the log.
-    logging_steps: u32 = 1, FIT;
+    logging_steps: u32 = 1, SFT;
     /// Steps between evaluations on eval_dataset_name; 0 is only at the ends.
-    eval_steps: u32 = 0, FIT;
+    eval_steps: u32 = 0, SFT;
     /// Steps between checkpoints; 0 is only at the end.
-    save_steps: u32 = 0, FIT;
+    save_steps: u32 = 0, SFT;
 
     /// Tokens of an answer at most.
     max_completion_length: u32 = 128, TRAIN;

@@ -163,6 +163,9 @@ impl Config {
             let got: String = given.value.to_string().chars().take(120).collect();
             return Err(Error::Usage(format!("{}: wanted {}, got {got}", given.from, (key.wanted)())));
         }
+        if !self.given.contains(&key.name) {
+            self.given.push(key.name);
+        }
         Ok(())
     }
 

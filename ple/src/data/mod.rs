@@ -20,9 +20,6 @@ pub use queries::{Query, queries};
 pub use row::{Row, RowKind};
 pub use sft::groups;
 
-/// Philox4x32-10: key and counter to four words.
-pub type Philox = fn(key: [u32; 2], counter: [u32; 4]) -> [u32; 4];
-
 /// What is needed of a tokenizer.
 pub trait Tokens {
     /// Ids of a text, with the special tokens the tokenizer puts around a whole text or without.

@@ -1,8 +1,6 @@
 //! The order of rows (LAW "Random numbers"): Fisher–Yates from the end, counter (i, 0, epoch, stream), tag 2.
 
-use super::Philox;
-
-const SHUFFLE: u32 = 2;
+use kernels::sample::{Tag, key, philox};
 
 /// Order of the rows of a supervised stage; the epoch is the pass.
 pub const ROWS: u32 = 0;
@@ -11,11 +9,6 @@ pub const QUERIES: u32 = 1;
 /// Order of the pairs of an iteration; the epoch counts passes since the first iteration.
 pub const PAIRS: u32 = 2;
 
-/// The key of a tag.
-pub(super) fn key(seed: u64, tag: u32) -> [u32; 2] {
-    [seed as u32, (seed >> 32) as u32 ^ tag]
-}
-
 /// floor(u64 · n / 2^64), u64 of the first two words.
 pub(super) fn below(block: [u32; 4], n: u64) -> u64 {
     let draw = u64::from(block[0]) | u64::from(block[1]) << 32;
@@ -23,10 +16,10 @@ pub(super) fn below(block: [u32; 4], n: u64) -> u64 {
 }
 
 /// A permutation of 0..n.
-pub fn shuffle(n: u32, seed: u64, epoch: u32, stream: u32, philox: Philox) -> Vec<u32> {
+pub fn shuffle(n: u32, seed: u64, epoch: u32, stream: u32) -> Vec<u32> {
     let mut order: Vec<u32> = (0..n).collect();
     for i in (1..n).rev() {
-        let j = below(philox(key(seed, SHUFFLE), [i, 0, epoch, stream]), u64::from(i) + 1);
+        let j = below(philox(key(seed, Tag::Shuffle), [i, 0, epoch, stream]), u64::from(i) + 1);
         order.swap(i as usize, j as usize);
     }
     order
@@ -34,7 +27,7 @@ pub fn shuffle(n: u32, seed: u64, epoch: u32, stream: u32, philox: Philox) -> Ve
 
 /// The queries of an iteration: the next `count` of a permutation of 0..n, reshuffled at each wrap; a function of the
 /// iteration alone.
-pub fn draw(iteration: u32, count: u32, n: u32, seed: u64, philox: Philox) -> Vec<u32> {
+pub fn draw(iteration: u32, count: u32, n: u32, seed: u64) -> Vec<u32> {
     let mut drawn = Vec::with_capacity(count as usize);
     if n == 0 {
         return drawn;
@@ -42,7 +35,7 @@ pub fn draw(iteration: u32, count: u32, n: u32, seed: u64, philox: Philox) -> Ve
     let mut at = u64::from(iteration) * u64::from(count);
     while drawn.len() < count as usize {
         let (epoch, start) = ((at / u64::from(n)) as u32, (at % u64::from(n)) as usize);
-        let order = shuffle(n, seed, epoch, QUERIES, philox);
+        let order = shuffle(n, seed, epoch, QUERIES);
         let take = order.iter().skip(start).take(count as usize - drawn.len());
         drawn.extend(take);
         at = u64::from(iteration) * u64::from(count) + drawn.len() as u64;

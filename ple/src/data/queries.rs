@@ -1,10 +1,10 @@
 //! Queries for sampling: the prompt of a row, or the beginning of a text.
 
-use super::{Dropped, Lines, Philox, Row, RowKind, Tokens, hh, order};
+use super::{Dropped, Lines, Row, RowKind, Tokens, hh, order};
 use crate::{Error, Result};
+use kernels::sample::{Tag, key, philox};
 use std::path::Path;
 
-const PREFIX: u32 = 5;
 /// Texts of at most this many characters are left out.
 const SHORT: usize = 200;
 
@@ -19,7 +19,7 @@ pub struct Query {
 
 /// All queries of a file and the kind of its first row. Texts (reviews) of more than 200 characters give their first 2 to 8
 /// tokens, the number drawn by row (ALGORITHMS §5.2).
-pub fn queries(path: &Path, tokens: &dyn Tokens, seed: u64, philox: Philox) -> Result<(Vec<Query>, RowKind, Dropped)> {
+pub fn queries(path: &Path, tokens: &dyn Tokens, seed: u64) -> Result<(Vec<Query>, RowKind, Dropped)> {
     let (mut queries, mut dropped, mut kind) = (Vec::new(), Dropped::default(), None);
     let mut lines = Lines::open(path)?;
     while let Some(line) = lines.next().transpose()? {
@@ -38,7 +38,7 @@ pub fn queries(path: &Path, tokens: &dyn Tokens, seed: u64, philox: Philox) -> R
                 dropped.short += 1;
                 continue;
             }
-            Row::Text(text) => prefix(&text, line.row, tokens, seed, philox)?,
+            Row::Text(text) => prefix(&text, line.row, tokens, seed)?,
         };
         if text.is_empty() {
             dropped.short += 1;
@@ -53,8 +53,8 @@ pub fn queries(path: &Path, tokens: &dyn Tokens, seed: u64, philox: Philox) -> R
 }
 
 /// The first 2 to 8 tokens of a text as a text; half a character at its end is left out.
-fn prefix(text: &str, row: u32, tokens: &dyn Tokens, seed: u64, philox: Philox) -> Result<String> {
-    let count = 2 + order::below(philox(order::key(seed, PREFIX), [row, 0, 0, 0]), 7) as usize;
+fn prefix(text: &str, row: u32, tokens: &dyn Tokens, seed: u64) -> Result<String> {
+    let count = 2 + order::below(philox(key(seed, Tag::PrefixLength), [row, 0, 0, 0]), 7) as usize;
     // 8 tokens lie in the first characters of any text; the rest is not worth encoding.
     let beginning: String = text.chars().take(1024).collect();
     let ids = tokens.encode(&beginning, false)?;

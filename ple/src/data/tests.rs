@@ -62,7 +62,7 @@ impl Random {
     }
     pub fn below(&mut self, n: usize) -> usize {
         self.count += 1;
-        order::below(philox(order::key(self.seed, 77), [self.count, 0, 0, 0]), n as u64) as usize
+        order::below(philox([self.seed as u32, (self.seed >> 32) as u32 ^ 77], [self.count, 0, 0, 0]), n as u64) as usize
     }
     /// Uniform from -1 to 1.
     pub fn unit(&mut self) -> f64 {
@@ -123,7 +123,7 @@ fn philox_is_the_published_one() {
 
 #[test]
 fn shuffle_is_the_law_s() {
-    let order = shuffle(5, 42, 3, ROWS, philox);
+    let order = shuffle(5, 42, 3, ROWS);
     let mut want: Vec<u32> = (0..5).collect();
     for i in (1..5u32).rev() {
         let block = philox([42, 2], [i, 0, 3, ROWS]);
@@ -131,23 +131,23 @@ fn shuffle_is_the_law_s() {
         want.swap(i as usize, ((draw * u128::from(i + 1)) >> 64) as usize);
     }
     assert_eq!(order, want);
-    let mut sorted = shuffle(1000, 1 << 40, 0, ROWS, philox);
-    assert_ne!(sorted, shuffle(1000, 0, 0, ROWS, philox), "the high half of the seed counts");
-    assert_ne!(sorted, shuffle(1000, 1 << 40, 1, ROWS, philox));
+    let mut sorted = shuffle(1000, 1 << 40, 0, ROWS);
+    assert_ne!(sorted, shuffle(1000, 0, 0, ROWS), "the high half of the seed counts");
+    assert_ne!(sorted, shuffle(1000, 1 << 40, 1, ROWS));
     sorted.sort_unstable();
     assert_eq!(sorted, (0..1000).collect::<Vec<_>>());
-    assert!(shuffle(0, 1, 0, ROWS, philox).is_empty());
-    assert_eq!(shuffle(1, 1, 0, ROWS, philox), [0]);
+    assert!(shuffle(0, 1, 0, ROWS).is_empty());
+    assert_eq!(shuffle(1, 1, 0, ROWS), [0]);
 }
 
 #[test]
 fn draws_walk_permutations_without_replacement() {
-    let first = shuffle(7, 5, 0, QUERIES, philox);
-    let second = shuffle(7, 5, 1, QUERIES, philox);
-    let walk: Vec<u32> = (0..3).flat_map(|i| draw(i, 4, 7, 5, philox)).collect();
+    let first = shuffle(7, 5, 0, QUERIES);
+    let second = shuffle(7, 5, 1, QUERIES);
+    let walk: Vec<u32> = (0..3).flat_map(|i| draw(i, 4, 7, 5)).collect();
     assert_eq!(walk, [first.as_slice(), &second[..5]].concat());
-    assert_eq!(draw(0, 20, 7, 5, philox)[..14], [first, second].concat());
-    assert!(draw(3, 4, 0, 5, philox).is_empty());
+    assert_eq!(draw(0, 20, 7, 5)[..14], [first, second].concat());
+    assert!(draw(3, 4, 0, 5).is_empty());
 }
 
 #[test]
@@ -180,7 +180,7 @@ fn kinds_of_rows_become_queries() {
         serde_json::json!({"text": long, "label": 0}),
     );
     let (_folder, path) = file(rows);
-    let (queries, kind, dropped) = queries(&path, &PLAIN, 42, philox).unwrap();
+    let (queries, kind, dropped) = queries(&path, &PLAIN, 42).unwrap();
     assert_eq!(kind, RowKind::Prompt);
     assert_eq!(dropped, Dropped { short: 1, ..Dropped::default() });
     assert_eq!(queries[0], Query { row: 0, text: "plain".into() });
@@ -195,7 +195,7 @@ fn kinds_of_rows_become_queries() {
 fn prefixes_have_two_to_eight_whole_characters() {
     let rows: String = (0..200).map(|_| format!("{}\n", serde_json::json!({"text": "é".repeat(201)}))).collect();
     let (_folder, path) = file(rows);
-    let (queries, kind, _) = queries(&path, &PLAIN, 1, philox).unwrap();
+    let (queries, kind, _) = queries(&path, &PLAIN, 1).unwrap();
     assert_eq!(kind, RowKind::Text);
     let mut lengths: Vec<usize> = queries.iter().map(|q| q.text.chars().count()).collect();
     assert!(queries.iter().all(|q| q.text.chars().all(|c| c == 'é')));
@@ -349,7 +349,7 @@ fn bad_lines_name_file_and_line() {
     let (_folder, path) = file("{\"prompt\": \"long prompt\", \"completion\": \"c\"}");
     fails(groups(&path, &PLAIN, 4, None), &["no row is left", "1 too long"]);
     let (_folder, path) = file("{\"text\": \"short\"}");
-    fails(queries(&path, &PLAIN, 0, philox), &["no row is left", "1 too short"]);
+    fails(queries(&path, &PLAIN, 0), &["no row is left", "1 too short"]);
     fails(groups(Path::new("/nonexistent.jsonl"), &PLAIN, 4, None), &["/nonexistent.jsonl", "cannot open"]);
     fails(groups(Path::new("/"), &PLAIN, 4, None), &["/"]);
 }
@@ -383,7 +383,7 @@ fn compressed_files() {
     let whole = zip(&"{\"prompt\": \"p\"}\n".repeat(500));
     for cut in [5, 12, whole.len() / 2, whole.len() - 4] {
         let (_folder, path) = file(&whole[..cut]);
-        fails(queries(&path, &PLAIN, 0, philox), &["rows.jsonl: line ", "cannot read"]);
+        fails(queries(&path, &PLAIN, 0), &["rows.jsonl: line ", "cannot read"]);
     }
 }
 
@@ -401,7 +401,7 @@ fn mutated_rows_never_panic() {
     for _ in 0..400 {
         std::fs::write(&path, random.mutate(rows.as_bytes())).unwrap();
         let groups = groups(&path, &Bytes { merge: true }, 16, None);
-        let queries = queries(&path, &PLAIN, 1, philox);
+        let queries = queries(&path, &PLAIN, 1);
         refused += u32::from(groups.is_err() && queries.is_err());
         if let Err(e) = groups {
             assert!(matches!(e, Error::File { .. }), "{e}");

@@ -12,8 +12,8 @@ mod tests;
 /// How the sides of an iteration are sampled.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampling {
-    /// Divides the logits; 0 is greedy.
-    pub temperature: f32,
+    /// Divides the logits; 0 is greedy. As the user gave it: 1/T is rounded once, by the sampler.
+    pub temperature: f64,
     /// Keeps the smallest set of ids with this mass; 1 keeps all.
     pub top_p: f32,
     /// Keeps the largest logits; 0 keeps all.
@@ -116,6 +116,8 @@ pub struct Example {
     pub ref_logp: Vec<f32>,
     /// The method's own branch (`Batch::tags`).
     pub tag: u32,
+    /// Which of the groups that [`Method::label`] was given it came from: rows may repeat within an iteration.
+    pub group: u32,
 }
 
 /// Host counts over a whole optimizer batch (all micro-batches and ranks), known before its first forward.
@@ -170,6 +172,9 @@ pub trait Method {
 
     /// Writes d loss / d output into `dout` (every element) and returns the loss. Sums are f64, in order.
     fn loss(&self, totals: &Totals, batch: &Batch, out: Outputs<&[f32]>, dout: Outputs<&mut [f32]>) -> Result<Loss>;
+
+    /// What a tag of its examples is called in the completions file.
+    fn branch(&self, tag: u32) -> &'static str;
 
     /// What a checkpoint keeps of the method.
     fn state(&self) -> serde_json::Value;

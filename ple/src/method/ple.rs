@@ -25,15 +25,6 @@ pub const GUIDED_HIGHER: u32 = 1;
 /// Tag of a ranked pair whose plain answer is the higher one (`ple_worse` swap).
 pub const PLAIN_HIGHER: u32 = 2;
 
-/// What a tag is called in the completions file.
-pub fn branch_name(tag: u32) -> &'static str {
-    match tag {
-        GUIDED_HIGHER => "ranked",
-        PLAIN_HIGHER => "ranked_plain",
-        _ => "weighted",
-    }
-}
-
 /// The method with its settings and the calibration of the rewards.
 #[derive(Clone, Debug)]
 pub struct Ple {
@@ -106,7 +97,7 @@ impl Method for Ple {
     fn rollout(&self, _: u32) -> Rollout {
         let c = &self.config;
         let sampling = Sampling {
-            temperature: c.temperature as f32,
+            temperature: c.temperature,
             top_p: c.top_p as f32,
             top_k: c.top_k,
             min_p: c.min_p as f32,
@@ -174,6 +165,14 @@ impl Method for Ple {
             return Err(Error::Numeric(format!("ple: loss is {value}; wanted a finite number")));
         }
         Ok(Loss { value, metrics: sums.metrics(totals.examples, kl) })
+    }
+
+    fn branch(&self, tag: u32) -> &'static str {
+        match tag {
+            GUIDED_HIGHER => "ranked",
+            PLAIN_HIGHER => "ranked_plain",
+            _ => "weighted",
+        }
     }
 
     fn state(&self) -> serde_json::Value {

@@ -19,11 +19,11 @@ impl Method for Sft {
     }
 
     fn label(&mut self, _: u32, groups: Vec<Group>) -> Result<(Vec<Example>, Metrics)> {
-        let example = |group: Group| {
+        let example = |(i, group): (usize, Group)| {
             let answers = group.sides.into_iter().flatten().map(|answer| answer.ids).collect();
-            Example { row: group.row, prompt: group.prompt, answers, ..Example::default() }
+            Example { row: group.row, prompt: group.prompt, answers, group: i as u32, ..Example::default() }
         };
-        Ok((groups.into_iter().map(example).collect(), Vec::new()))
+        Ok((groups.into_iter().enumerate().map(example).collect(), Vec::new()))
     }
 
     fn loss(&self, totals: &Totals, batch: &Batch, out: Outputs<&[f32]>, dout: Outputs<&mut [f32]>) -> Result<Loss> {
@@ -35,6 +35,10 @@ impl Method for Sft {
             return Err(Error::Numeric(format!("sft: loss is {value}; wanted a finite number")));
         }
         Ok(Loss { value, metrics: Vec::new() })
+    }
+
+    fn branch(&self, _: u32) -> &'static str {
+        "supervised"
     }
 
     fn state(&self) -> serde_json::Value {

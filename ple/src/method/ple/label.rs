@@ -9,6 +9,8 @@ use crate::{Error, Result};
 /// A pair that passed the filters.
 struct Pair {
     row: u32,
+    /// Which group.
+    group: u32,
     prompt: Vec<u32>,
     plain: Vec<u32>,
     guided: Vec<u32>,
@@ -33,8 +35,8 @@ struct Counts {
 pub fn label(c: &Config, norm: &mut Normalisation, tau: f64, groups: Vec<Group>) -> Result<(Vec<Example>, Metrics)> {
     let (mut counts, all) = (Counts::default(), groups.len());
     let mut pairs = Vec::with_capacity(all);
-    for group in groups {
-        pairs.extend(filter(c, group, &mut counts)?);
+    for (i, group) in groups.into_iter().enumerate() {
+        pairs.extend(filter(c, i as u32, group, &mut counts)?);
     }
     if counts.nonfinite as f64 > c.ple_max_nonfinite * all as f64 {
         let (n, most) = (counts.nonfinite, c.ple_max_nonfinite);
@@ -62,7 +64,7 @@ pub fn label(c: &Config, norm: &mut Normalisation, tau: f64, groups: Vec<Group>)
 }
 
 /// The pair of a group, or None if it is left out; counts why.
-fn filter(c: &Config, group: Group, counts: &mut Counts) -> Result<Option<Pair>> {
+fn filter(c: &Config, index: u32, group: Group, counts: &mut Counts) -> Result<Option<Pair>> {
     let row = group.row;
     let sides: Vec<Vec<Answer>> = group.sides;
     let answers: Vec<Answer> = sides.into_iter().flatten().collect();
@@ -100,7 +102,7 @@ fn filter(c: &Config, group: Group, counts: &mut Counts) -> Result<Option<Pair>>
         // The same answer has the same reward, even if its source has noise.
         raw[1] = raw[0];
     }
-    Ok(Some(Pair { row, prompt: group.prompt, plain: plain.ids, guided: guided.ids, raw }))
+    Ok(Some(Pair { row, group: index, prompt: group.prompt, plain: plain.ids, guided: guided.ids, raw }))
 }
 
 /// The example of a pair, or None if it is skipped.
@@ -129,6 +131,7 @@ fn branch(c: &Config, norm: &Normalisation, tau: f64, pair: Pair, counts: &mut C
         answers: vec![pair.plain, pair.guided],
         weights,
         tag,
+        group: pair.group,
         ..Example::default()
     }))
 }
