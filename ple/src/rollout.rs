@@ -28,7 +28,7 @@ pub struct Sample {
 fn drawn(side: &Side) -> kernels::sample::Sampling {
     let s = side.sampling;
     kernels::sample::Sampling {
-        temperature: s.temperature as f32,
+        temperature: s.temperature,
         top_k: s.top_k,
         top_p: s.top_p,
         min_p: s.min_p,
