@@ -30,6 +30,11 @@ impl Lines {
     }
 }
 
+/// Prints a line for the reader. One who has gone (a closed pipe) ends no run.
+pub fn print(line: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
 /// A float that JSON can hold; null for NaN and infinities.
 pub fn number(value: f64) -> Value {
     serde_json::Number::from_f64(value).map_or(Value::Null, Value::Number)
@@ -54,7 +59,7 @@ impl Log {
         let row = Value::Object(row);
         self.file.write(&row)?;
         if self.json {
-            println!("{row}");
+            print(row);
         } else {
             self.say(text);
         }
@@ -64,7 +69,7 @@ impl Log {
     /// A line for the reader only.
     pub fn say(&self, text: &str) {
         if !self.quiet && !self.json {
-            println!("{text}");
+            print(text);
         }
     }
 }

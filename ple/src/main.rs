@@ -2,7 +2,11 @@
 #![forbid(unsafe_code)]
 
 use ple::config::{self, Command, Config};
+use ple::log::print;
 use ple::{Error, command, doctor, open};
+use std::any::Any;
+use std::io::Write;
+use std::panic::catch_unwind;
 use std::process::ExitCode;
 
 const USAGE: &str = "ple: Progressively Label Enhancement
@@ -17,28 +21,30 @@ Commands:
 
 `ple COMMAND --help` lists a command's settings.";
 
-fn run(argv: &[String]) -> Result<(), Error> {
+fn run() -> Result<(), Error> {
+    let foreign = |word| Error::Usage(format!("wanted arguments of UTF-8, got {word:?}"));
+    let argv = std::env::args_os().skip(1).map(|word| word.into_string().map_err(foreign)).collect::<Result<Vec<_>, _>>()?;
     let Some((name, rest)) = argv.split_first() else {
-        return Err(Error::Usage(USAGE.into()));
+        return Err(Error::Usage(format!("wanted a command\n\n{USAGE}")));
     };
     if matches!(name.as_str(), "-h" | "--help" | "help") {
-        println!("{USAGE}");
+        print(USAGE);
         return Ok(());
     }
     if matches!(name.as_str(), "-V" | "--version") {
-        println!("ple {}", env!("CARGO_PKG_VERSION"));
+        print(format_args!("ple {}", env!("CARGO_PKG_VERSION")));
         return Ok(());
     }
     let which = Command::named(name)?;
     if rest.iter().any(|a| a == "--help" || a == "-h") {
-        println!("{}", config::help(which));
+        print(config::help(which).trim_end());
         return Ok(());
     }
     if which == Command::Doctor {
         let json = rest.iter().any(|a| a == "--json");
         let rest: Vec<String> = rest.iter().filter(|a| *a != "--json").cloned().collect();
         let report = doctor::report(&open::stream(&Config::parse(which, &rest)?)?);
-        print!("{}", if json { format!("{:#}\n", report.json()) } else { report.text() });
+        print(if json { format!("{:#}", report.json()) } else { report.text().trim_end().to_string() });
         return Ok(());
     }
     let c = Config::parse(which, rest)?;
@@ -50,13 +56,25 @@ fn run(argv: &[String]) -> Result<(), Error> {
     }
 }
 
+/// What a panic says; one that is caught on the way (the tokenizers library over a bad file) says nothing.
+fn payload(panic: &(dyn Any + Send)) -> &str {
+    panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied()).unwrap_or("no text")
+}
+
 fn main() -> ExitCode {
-    let argv: Vec<String> = std::env::args().skip(1).collect();
-    match run(&argv) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("ple: {error}");
+    if std::env::var_os("RUST_BACKTRACE").is_none() {
+        std::panic::set_hook(Box::new(|_| {}));
+    }
+    match catch_unwind(run) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
+            let _ = writeln!(std::io::stderr(), "ple: {error}");
             ExitCode::from(error.exit_code() as u8)
+        }
+        Err(panic) => {
+            let text = payload(&*panic);
+            let _ = writeln!(std::io::stderr(), "ple: internal fault: {text}; RUST_BACKTRACE=1 shows where, please report it");
+            ExitCode::from(101)
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::{data_line, required, sft, start};
 use crate::config::Config;
 use crate::data::{self, Prompt, order};
-use crate::log::{Lines, Log, number};
+use crate::log::{Lines, Log, number, print};
 use crate::method::{Example, Method, Rollout, Side, ple::Ple};
 use crate::open::Opened;
 use crate::principle::Principle;
@@ -54,7 +54,8 @@ pub fn run(c: &Config) -> Result<()> {
     let model = &trainer.model;
     let bytes = model.cache_plan(cache, c.repetition_penalty != 1.0).max(model.plan(limits, model::Keep::Backward));
     if c.dry_run {
-        println!("{} queries; at most {steps} steps; overlay of {bytes} bytes for rollout and training", prompts.len());
+        let queries = prompts.len();
+        print(format_args!("{queries} queries; at most {steps} steps; overlay of {bytes} bytes for rollout and training"));
         return Ok(());
     }
     let mut log = start(c, &opened, &trainer)?;
