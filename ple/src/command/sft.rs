@@ -1,9 +1,9 @@
 //! `ple sft`: supervised fine-tuning of an adapter or of every weight.
 
 use super::{data_line, required, start};
-use crate::config::Config;
+use crate::config::{Command, Config};
 use crate::data::{self, order};
-use crate::log::{Log, number};
+use crate::log::{Log, number, print};
 use crate::method::{Example, Method, sft::Sft};
 use crate::open::Opened;
 use crate::trainer::{Step, Trainer, Workspace};
@@ -39,11 +39,16 @@ impl Rows {
         pack::longest(self.train.iter().chain(&self.eval)).max(c.max_tokens_per_micro_batch as usize)
     }
 
-    /// Optimizer steps of the settings over these rows.
+    /// Optimizer steps of the settings over these rows. As in TRL, `max_steps` overrides the epochs; for the supervised stage of
+    /// `ple train`, whose iterations it counts, it is a limit.
     pub fn steps(&self, c: &Config) -> u64 {
         let per_epoch = self.train.len().div_ceil(c.batch_size()) as u64;
-        let steps = (c.num_train_epochs * per_epoch as f64).ceil() as u64;
-        if c.max_steps > 0 && (c.max_steps as u64) < steps { c.max_steps as u64 } else { steps }
+        let epochs = (c.num_train_epochs * per_epoch as f64).ceil() as u64;
+        match u64::try_from(c.max_steps) {
+            Ok(0) | Err(_) => epochs,
+            Ok(steps) if c.command == Command::Sft => steps,
+            Ok(most) => most.min(epochs),
+        }
     }
 }
 
@@ -58,7 +63,8 @@ pub fn run(c: &Config) -> Result<()> {
     let mut trainer = super::trainer(&mut opened, optimizer)?;
     let limits = pack::limits(rows.budget(c));
     if c.dry_run {
-        println!("{steps} steps; {} bytes of activations", trainer.model.plan(limits, model::Keep::Backward));
+        let bytes = trainer.model.plan(limits, model::Keep::Backward);
+        print(format_args!("{steps} steps; {bytes} bytes of activations"));
         return Ok(());
     }
     let mut log = start(c, &opened, &trainer)?;
