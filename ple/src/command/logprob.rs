@@ -3,6 +3,7 @@
 use super::required;
 use crate::config::Config;
 use crate::data::{Lines, Row, Tokens, sft};
+use crate::log::print;
 use crate::method::Example;
 use crate::open::Opened;
 use crate::{Error, Result, logprob, pack};
@@ -17,11 +18,17 @@ pub fn run(c: &Config) -> Result<()> {
     let (rows, examples) = read(c, &opened)?;
     let budget = pack::longest(&examples).max(c.max_tokens_per_micro_batch as usize);
     if c.dry_run {
-        println!("{} rows; {} bytes of activations", rows.len(), opened.model()?.plan(pack::limits(budget), Keep::Nothing));
+        let bytes = opened.model()?.plan(pack::limits(budget), Keep::Nothing);
+        print(format_args!("{} rows; {bytes} bytes of activations", rows.len()));
         return Ok(());
     }
     let mut acts = opened.model()?.acts(&opened.stream, pack::limits(budget), Keep::Nothing, None)?;
     let all = logprob::score(&opened.stream, opened.model()?, &mut acts, opened.policy, &examples.iter().collect::<Vec<_>>())?;
+    for (example, logps) in examples.iter().zip(&all) {
+        if let Some((at, bad)) = logps.iter().enumerate().find(|(_, l)| !l.is_finite()) {
+            return Err(Error::Numeric(format!("row {}: log-probability {at} is {bad}, wanted a finite number", example.row)));
+        }
+    }
     let (mut tokens, mut sum) = (0, 0.0);
     host::write_file(required(&c.output_file, "output_file")?, |out| {
         for (mut row, logps) in rows.into_iter().zip(&all) {
@@ -33,7 +40,8 @@ pub fn run(c: &Config) -> Result<()> {
         Ok(())
     })?;
     if !c.quiet {
-        println!("{} rows, {tokens} tokens, mean log-probability {:.6}", all.len(), sum / tokens.max(1) as f64);
+        let mean = sum / tokens.max(1) as f64;
+        print(format_args!("{} rows, {tokens} tokens, mean log-probability {mean:.6}", all.len()));
     }
     Ok(())
 }
