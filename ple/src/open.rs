@@ -45,7 +45,7 @@ impl Opened {
             let modules = opened.model()?.modules();
             let disk = match &c.adapter {
                 Some(folder) => adapter::Adapter::load(folder, &modules)?,
-                None => adapter::Adapter::fresh(adapter_config(c), &modules, c.seed, kernels::sample::philox)?,
+                None => fresh(c, &modules)?,
             };
             opened.policy = opened.slot(disk)?;
             opened.tune = Tune::Lora(0);
@@ -117,6 +117,15 @@ impl Opened {
 
 fn taken() -> Error {
     Error::Usage("the model is with the trainer".into())
+}
+
+/// A new adapter; what is wrong with it is wrong with the settings.
+fn fresh(c: &Config, modules: &[model::ModuleSpec]) -> Result<adapter::Adapter> {
+    adapter::Adapter::fresh(adapter_config(c), modules, c.seed, kernels::sample::philox).map_err(|e| match e {
+        model::Error::File { text, .. } if text.starts_with("lora_") => Error::Usage(text),
+        model::Error::File { text, .. } => Error::Usage(format!("lora_{text}")),
+        other => other.into(),
+    })
 }
 
 fn adapter_config(c: &Config) -> AdapterConfig {
