@@ -8,7 +8,7 @@ mod select;
 pub use crate::ModuleSpec;
 pub use config::{AdapterConfig, Targets};
 
-use crate::weights::{Checkpoint, Tensor, TensorData, write_safetensors};
+use crate::weights::{Checkpoint, Tensor, TensorData, write_finite};
 use crate::{Error, Result};
 use config::Selected;
 use runtime::DType;
@@ -122,7 +122,8 @@ impl Adapter {
         Ok(Adapter { config, modules, score: None })
     }
 
-    /// Writes the folder (made if absent), tensors first; each file appears whole or not at all.
+    /// Writes the folder (made if absent), tensors first; each file appears whole or not at all. Numbers that are not finite are
+    /// an error.
     pub fn save(&self, folder: &Path) -> Result<()> {
         let failed = |source| runtime::Error::File { path: folder.to_path_buf(), action: "create", source };
         std::fs::create_dir_all(folder).map_err(failed)?;
@@ -134,7 +135,7 @@ impl Adapter {
         if let Some(score) = &self.score {
             tensors.push((SCORE.into(), DType::F32, vec![1, score.len()], bytemuck::cast_slice(score)));
         }
-        write_safetensors(&folder.join(TENSORS), &tensors)?;
+        write_finite(&folder.join(TENSORS), &tensors)?;
         write_file(&folder.join(CONFIG), |out| out.write_all(self.config.text().as_bytes()))?;
         write_file(&folder.join("README.md"), |out| out.write_all(self.readme().as_bytes()))?;
         Ok(())

@@ -184,7 +184,7 @@ impl Base {
         Ok(base)
     }
 
-    /// Writes `model.safetensors` in f32 with Hugging Face's names.
+    /// Writes `model.safetensors` in f32 with Hugging Face's names. Weights that are not finite are an error.
     pub fn save(&self, s: &Stream, folder: &Path) -> Result<()> {
         let mut rows: Vec<(String, Vec<usize>, Vec<f32>)> = Vec::new();
         for t in &self.tensors {
@@ -203,7 +203,7 @@ impl Base {
             .iter()
             .map(|(name, shape, w)| (name.clone(), DType::F32, shape.clone(), bytemuck::cast_slice::<f32, u8>(w)))
             .collect();
-        crate::weights::write_safetensors(&folder.join("model.safetensors"), &tensors)
+        crate::weights::write_finite(&folder.join("model.safetensors"), &tensors)
     }
 
     fn is_matrix(&self, t: &Tensor) -> bool {

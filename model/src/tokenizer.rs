@@ -80,7 +80,7 @@ fn guard<T>(path: &Path, what: &str, call: impl FnOnce() -> tokenizers::Result<T
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(e)) => Err(Error::file(path, format!("{what}: {e}"))),
-        Err(_) => Err(Error::file(path, format!("{what}, got a file that the tokenizers library cannot handle (it panicked)"))),
+        Err(_) => Err(Error::file(path, format!("{what}, got a file that the tokenizers library cannot handle"))),
     }
 }
 

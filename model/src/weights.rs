@@ -151,6 +151,15 @@ impl Checkpoint {
     }
 }
 
+/// [`write_safetensors`] of what was trained: a tensor that is not finite is an error and nothing is written.
+pub(crate) fn write_finite(path: &Path, tensors: &[Tensor]) -> Result<()> {
+    for (name, dtype, shape, bytes) in tensors {
+        let tensor = TensorData { name, path, dtype: *dtype, shape, bytes };
+        tensor.check_finite().map_err(|e| Error::Numeric(format!("not written: {e}")))?;
+    }
+    write_safetensors(path, tensors)
+}
+
 /// Whether a shard's name stays inside its folder on every system.
 fn plain_name(name: &str) -> bool {
     !name.is_empty() && name != "." && !name.contains("..") && !name.contains(['/', '\\', ':', '\0'])

@@ -3,7 +3,9 @@
 
 use ple::config::{self, Command, Config};
 use ple::{Error, command, doctor, log, open};
+use std::any::Any;
 use std::io::Write;
+use std::panic::catch_unwind;
 use std::process::ExitCode;
 
 const USAGE: &str = "ple: Progressively Label Enhancement
@@ -20,7 +22,7 @@ Commands:
 
 fn run(argv: &[String]) -> Result<(), Error> {
     let Some((name, rest)) = argv.split_first() else {
-        return Err(Error::Usage(USAGE.into()));
+        return Err(Error::Usage(format!("wanted a command\n\n{USAGE}")));
     };
     if matches!(name.as_str(), "-h" | "--help" | "help") {
         return log::print(&format!("{USAGE}\n"));
@@ -55,12 +57,25 @@ fn arguments() -> Result<Vec<String>, Error> {
     std::env::args_os().skip(1).enumerate().map(text).collect()
 }
 
+/// What a panic says; one that is caught on the way (the tokenizers library over a bad file) says nothing.
+fn payload(panic: &(dyn Any + Send)) -> &str {
+    panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied()).unwrap_or("no text")
+}
+
 fn main() -> ExitCode {
-    match arguments().and_then(|argv| run(&argv)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+    if std::env::var_os("RUST_BACKTRACE").is_none() {
+        std::panic::set_hook(Box::new(|_| {}));
+    }
+    match catch_unwind(|| arguments().and_then(|argv| run(&argv))) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
             let _ = writeln!(std::io::stderr(), "ple: {error}");
             ExitCode::from(error.exit_code() as u8)
+        }
+        Err(panic) => {
+            let text = payload(&*panic);
+            let _ = writeln!(std::io::stderr(), "ple: internal fault: {text}; RUST_BACKTRACE=1 shows where, please report it");
+            ExitCode::from(101)
         }
     }
 }

@@ -53,7 +53,7 @@ impl Opened {
                     opened.notes = overruled(c, folder, &disk.config, &modules);
                     disk
                 }
-                None => adapter::Adapter::fresh(adapter_config(c), &modules, c.seed, kernels::sample::philox)?,
+                None => fresh(c, &modules)?,
             };
             opened.policy = opened.slot(disk)?;
             opened.tune = Tune::Lora(0);
@@ -172,6 +172,15 @@ fn overruled(c: &Config, folder: &Path, disk: &AdapterConfig, modules: &[model::
     let others = pairs.into_iter().filter(|(key, given, own)| c.given.contains(key) && given != own);
     let line = |(key, given, own)| format!("{key}: taken from {}, {own}; {given} has no effect", folder.display());
     disk.warnings.iter().cloned().chain(others.map(line)).collect()
+}
+
+/// A new adapter; what is wrong with it is wrong with the settings.
+fn fresh(c: &Config, modules: &[model::ModuleSpec]) -> Result<adapter::Adapter> {
+    adapter::Adapter::fresh(adapter_config(c), modules, c.seed, kernels::sample::philox).map_err(|e| match e {
+        model::Error::File { text, .. } if text.starts_with("lora_") => Error::Usage(text),
+        model::Error::File { text, .. } => Error::Usage(format!("lora_{text}")),
+        other => other.into(),
+    })
 }
 
 fn adapter_config(c: &Config) -> AdapterConfig {

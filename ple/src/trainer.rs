@@ -124,7 +124,7 @@ impl Trainer {
         let (parameters, _) = self.model.trained(self.tune)?;
         let (norm, rate) = self.optimizer.step(&self.stream, parameters.flat(), self.grads.flat(), &self.ranges)?;
         if !norm.is_finite() {
-            return Err(Error::Numeric(format!("gradient norm is {norm} at step {}", self.optimizer.steps())));
+            return Err(Error::Numeric(format!("gradient norm is {norm} at step {}", self.optimizer.steps() + 1)));
         }
         (step.grad_norm, step.learning_rate, step.seconds) = (norm, rate, start.elapsed().as_secs_f64());
         Ok(step)

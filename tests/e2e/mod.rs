@@ -1,26 +1,111 @@
-//! Whole commands on a real checkpoint and real rows, each in a process of its own.
+//! The program as a user calls it: every command in a process of its own, what it leaves behind, and what it refuses.
 
-mod bad_input;
-mod commands;
-mod process;
+mod program;
+mod refused;
+mod runs;
+mod scores;
+mod settings;
+mod sft;
+mod starts;
 
+use anyhow::{Context, Result, ensure};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use ple_tests::data::shared;
-use std::path::PathBuf;
+use runtime::Isa;
+use serde_json::Value;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
-/// What the commands run on.
+/// A real checkpoint, real dialogues, real word lists.
 struct Data {
     model: PathBuf,
-    rows: PathBuf,
-    lexicon: PathBuf,
+    /// The same weights in bf16.
     bf16: PathBuf,
+    /// Raw HH rows.
+    dialogues: PathBuf,
+    positive: PathBuf,
+    negative: PathBuf,
 }
 
-/// The checkpoint, the HH rows and the word list, or None after saying which is absent.
-fn data() -> Option<Data> {
-    Some(Data {
-        model: shared("data/models/stories260k")?,
-        rows: shared("data/hh/helpful-base.jsonl")?,
-        lexicon: shared("data/lexicon/opinion_positive-words.txt")?,
-        bf16: shared("data/models/stories260k-bf16")?,
-    })
+impl Data {
+    /// None, after saying what is absent.
+    fn find() -> Option<Data> {
+        Some(Data {
+            model: shared("data/models/stories260k")?,
+            bf16: shared("data/models/stories260k-bf16")?,
+            dialogues: shared("data/hh/helpful-base.jsonl")?,
+            positive: shared("data/lexicon/opinion_positive-words.txt")?,
+            negative: shared("data/lexicon/opinion_negative-words.txt")?,
+        })
+    }
+
+    /// Writes the first `n` dialogues into `folder` as a file of their own.
+    fn first(&self, n: usize, folder: &Path) -> Result<PathBuf> {
+        let path = folder.join(format!("first-{n}.jsonl"));
+        let text = std::fs::read_to_string(&self.dialogues)?;
+        std::fs::write(&path, text.lines().take(n).flat_map(|line| [line, "\n"]).collect::<String>())?;
+        Ok(path)
+    }
+
+    fn lexicon(&self) -> String {
+        format!("lexicon:{},{}", self.positive.display(), self.negative.display())
+    }
+}
+
+/// The objects of a JSONL file.
+fn objects(path: &Path) -> Result<Vec<Value>> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    text.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_string())).collect()
+}
+
+/// A field that must be a finite number.
+fn number(row: &Value, name: &str) -> Result<f64> {
+    row[name].as_f64().filter(|x| x.is_finite()).with_context(|| format!("{name}: wanted a number, got {} in {row}", row[name]))
+}
+
+/// A list of numbers as f32 bits.
+fn bits(row: &Value, name: &str) -> Result<Vec<u32>> {
+    let list = row[name].as_array().with_context(|| format!("{name}: wanted a list in {row}"))?;
+    list.iter().map(|x| Ok((x.as_f64().context("wanted a number")? as f32).to_bits())).collect()
+}
+
+/// Files of two runs must be the same bytes.
+fn same(a: &Path, b: &Path, names: &[&str]) -> Result<()> {
+    for name in names {
+        let read = |folder: &Path| std::fs::read(folder.join(name)).with_context(|| folder.join(name).display().to_string());
+        ensure!(read(a)? == read(b)?, "{name} differs between {} and {}", a.display(), b.display());
+    }
+    Ok(())
+}
+
+/// Every file under a folder, by its path in it, sorted.
+fn files(folder: &Path) -> Result<Vec<String>> {
+    let (mut found, mut left) = (Vec::new(), vec![folder.to_path_buf()]);
+    while let Some(next) = left.pop() {
+        for entry in std::fs::read_dir(&next)? {
+            let path = entry?.path();
+            match path.is_dir() {
+                true => left.push(path),
+                false => found.push(path.strip_prefix(folder)?.to_string_lossy().into_owned()),
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Instruction sets to force, best last; the portable one is slow and only where there is no other.
+fn vectors() -> Vec<Isa> {
+    let all = Isa::all();
+    if all.len() > 1 { all.into_iter().skip(1).collect() } else { all }
+}
+
+/// A compressed copy of a file beside it.
+fn zipped(path: &Path) -> Result<PathBuf> {
+    let target = path.with_extension("jsonl.gz");
+    let mut out = GzEncoder::new(std::fs::File::create(&target)?, Compression::fast());
+    out.write_all(&std::fs::read(path)?)?;
+    out.finish()?;
+    Ok(target)
 }

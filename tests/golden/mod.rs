@@ -90,8 +90,15 @@ fn run(list: &str, kind: &str, one: impl Fn(&Case, bool) -> Result<Outcome>) -> 
 /// Every case of every kind, for the program `tests golden`; the test binary runs the same functions one by one.
 #[cfg_attr(test, allow(dead_code))]
 pub fn all() -> Result<()> {
-    let parts =
-        [language_models, reward_models, operators, methods::methods, stories::stories_f32, stories::stories_bf16, stories::stories_adapter];
+    let parts = [
+        language_models,
+        reward_models,
+        operators,
+        methods::methods,
+        stories::stories_f32,
+        stories::stories_bf16,
+        stories::stories_adapter,
+    ];
     let failed: Vec<String> = parts.iter().filter_map(|part| part().err()).map(|e| format!("{e:#}")).collect();
     anyhow::ensure!(failed.is_empty(), "{}", failed.join("; "));
     Ok(())

@@ -1,5 +1,6 @@
 use super::*;
 use crate::shared::{Lcg, folders, shared};
+use crate::weights::write_safetensors;
 use crate::{Config, TensorSpec};
 use serde_json::{Value, json};
 

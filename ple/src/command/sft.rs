@@ -52,7 +52,8 @@ pub fn run(c: &Config) -> Result<()> {
     let mut said = Vec::new();
     let path = required(&c.dataset_name, "dataset_name")?;
     let rows = Rows::read(c, &opened, path, c.eval_dataset_name.as_deref(), &mut |line| said.push(line))?;
-    let steps = rows.steps(c).min(super::most_steps(c));
+    // As in TRL, `max_steps` overrides the epochs.
+    let steps = if c.max_steps > 0 { c.max_steps as u64 } else { rows.steps(c) };
     let optimizer = super::optimizer(c, &opened, steps)?;
     let mut trainer = super::trainer(&mut opened, optimizer)?;
     let limits = pack::limits(rows.budget(c));

@@ -9,8 +9,17 @@ fn ensure(holds: bool, key: &str, wanted: &str, got: impl std::fmt::Display) -> 
     if holds { Ok(()) } else { Err(Error::Usage(format!("{key}: wanted {wanted}, got {got}"))) }
 }
 
+/// Threads that a pool may be asked for: more than any machine's, fewer than break a process.
+const MOST_THREADS: u32 = 1024;
+
+/// A setting that the device computes with in f32, where it must be neither 0 nor infinite.
+fn positive_f32(x: f64, key: &str) -> Result<()> {
+    ensure(x > 0.0 && (x as f32).is_normal(), key, "above 0, within the normal range of f32", x)
+}
+
 /// All of it.
 pub fn check(c: &Config) -> Result<()> {
+    ensure(c.threads <= MOST_THREADS, "threads", &format!("at most {MOST_THREADS}"), c.threads)?;
     match c.command {
         Command::Sft => fit(c),
         Command::Train => fit(c).and_then(|()| sampling(c)).and_then(|()| ple(c)).and_then(|()| rewards(c)),
@@ -60,10 +69,12 @@ fn fit(c: &Config) -> Result<()> {
 fn sampling(c: &Config) -> Result<()> {
     let counts = [("max_completion_length", c.max_completion_length), ("max_prompt_length", c.max_prompt_length)];
     counts.iter().try_for_each(|(key, n)| ensure(*n > 0, key, "at least 1", n))?;
-    ensure(c.temperature >= 0.0, "temperature", "at least 0", c.temperature)?;
-    ensure(c.top_p > 0.0, "top_p", "above 0", c.top_p)?;
+    if c.temperature != 0.0 {
+        positive_f32(c.temperature, "temperature")?;
+    }
+    positive_f32(c.top_p, "top_p")?;
     ensure((0.0..=1.0).contains(&c.min_p), "min_p", "from 0 to 1", c.min_p)?;
-    ensure(c.repetition_penalty > 0.0, "repetition_penalty", "above 0", c.repetition_penalty)
+    positive_f32(c.repetition_penalty, "repetition_penalty")
 }
 
 fn ple(c: &Config) -> Result<()> {

@@ -56,7 +56,7 @@ keys! {
 
     /// Passes over the supervised rows (TRL: 3).
     num_train_epochs: f64 = 1.0, FIT;
-    /// Optimizer steps at most (train: of the iterations, not of the supervised stage); -1 is no limit.
+    /// Optimizer steps; sft: above 0 it overrides the epochs, train: a limit on the iterations' steps; -1 is neither.
     max_steps: i64 = -1, FIT;
     /// Examples of an optimizer batch before accumulation; a pair is one.
     per_device_train_batch_size: u32 = 8, FIT;

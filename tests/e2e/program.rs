@@ -1,0 +1,99 @@
+//! One call of the program.
+
+use anyhow::{Context, Result, ensure};
+use std::ffi::OsStr;
+use std::process::{Command, Output, Stdio};
+
+/// The program with a command; keys follow.
+#[derive(Debug)]
+pub struct Ple(Command);
+
+/// How it ended and what it said.
+#[derive(Debug)]
+pub struct Said {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+/// A call of `ple` that has these words, parted by spaces.
+pub fn ple(words: &str) -> Ple {
+    Ple(command(env!("CARGO_BIN_EXE_ple-tested"))).and(words)
+}
+
+/// Without what would make a caught panic of a library speak.
+fn command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command.env_remove("RUST_BACKTRACE");
+    command
+}
+
+impl Ple {
+    /// Adds words, parted by spaces.
+    pub fn and(mut self, words: &str) -> Ple {
+        self.0.args(words.split_whitespace());
+        self
+    }
+
+    /// Adds `--name value`.
+    pub fn key(mut self, name: &str, value: impl AsRef<OsStr>) -> Ple {
+        self.0.arg(format!("--{name}")).arg(value);
+        self
+    }
+
+    /// Forces an instruction set.
+    pub fn simd(mut self, isa: impl ToString) -> Ple {
+        self.0.env("PLE_SIMD", isa.to_string());
+        self
+    }
+
+    /// No file may grow beyond so many KiB; a write that would meets an error.
+    #[cfg(target_os = "linux")]
+    pub fn limited(self, kib: u32) -> Ple {
+        let mut limited = command("sh");
+        limited.args(["-c", "trap '' XFSZ; ulimit -f $0; exec \"$@\""]).arg((2 * kib).to_string());
+        limited.arg(self.0.get_program()).args(self.0.get_args());
+        Ple(limited)
+    }
+
+    /// Runs it to its end with nobody to read what it prints.
+    pub fn unread(mut self) -> Result<Said> {
+        let mut child = self.0.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        drop(child.stdout.take());
+        self.said(child.wait_with_output()?)
+    }
+
+    /// Runs it to its end.
+    pub fn end(mut self) -> Result<Said> {
+        let output = self.0.output().with_context(|| format!("{:?}", self.0))?;
+        self.said(output)
+    }
+
+    /// That it never panics holds for every call.
+    fn said(&self, output: Output) -> Result<Said> {
+        let [out, err] = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        let code = output.status.code().with_context(|| format!("{:?} ended by a signal: {err}", self.0))?;
+        ensure!(!err.contains("panicked") && !err.contains("internal fault"), "{:?} panicked: {err}", self.0);
+        Ok(Said { code, out, err })
+    }
+
+    /// Runs it; it must succeed and have no complaint.
+    pub fn succeed(self) -> Result<Said> {
+        let shown = format!("{:?}", self.0);
+        let said = self.end()?;
+        ensure!(said.code == 0 && said.err.is_empty(), "{shown}: exit code {}: {}", said.code, said.err);
+        Ok(said)
+    }
+
+    /// Runs it; it must end with this code and one error that contains every word.
+    pub fn refuse(self, code: i32, words: &[&str]) -> Result<()> {
+        let shown = format!("{:?}", self.0);
+        let said = self.end()?;
+        ensure!(said.code == code, "{shown}: wanted exit code {code}, got {}: {}{}", said.code, said.out, said.err);
+        ensure!(said.err.starts_with("ple: "), "{shown}: wanted an error of ple, got {}", said.err);
+        match words.iter().find(|word| !said.err.contains(**word)) {
+            Some(word) => anyhow::bail!("{shown}: wanted {word:?} in {}", said.err),
+            None => Ok(()),
+        }
+    }
+}
