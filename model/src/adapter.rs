@@ -127,6 +127,14 @@ impl Adapter {
     pub fn save(&self, folder: &Path) -> Result<()> {
         let failed = |source| runtime::Error::File { path: folder.to_path_buf(), action: "create", source };
         std::fs::create_dir_all(folder).map_err(failed)?;
+        write_finite(&folder.join(TENSORS), &self.tensors())?;
+        write_file(&folder.join(CONFIG), |out| out.write_all(self.config.text().as_bytes()))?;
+        write_file(&folder.join("README.md"), |out| out.write_all(self.readme().as_bytes()))?;
+        Ok(())
+    }
+
+    /// Every tensor with its name on disk.
+    fn tensors(&self) -> Vec<Tensor<'_>> {
         let mut tensors: Vec<Tensor> = Vec::with_capacity(2 * self.modules.len() + 1);
         for m in &self.modules {
             tensors.push((key(&m.path, 'A'), DType::F32, vec![m.r, m.in_features], bytemuck::cast_slice(&m.a)));
@@ -135,10 +143,7 @@ impl Adapter {
         if let Some(score) = &self.score {
             tensors.push((SCORE.into(), DType::F32, vec![1, score.len()], bytemuck::cast_slice(score)));
         }
-        write_finite(&folder.join(TENSORS), &tensors)?;
-        write_file(&folder.join(CONFIG), |out| out.write_all(self.config.text().as_bytes()))?;
-        write_file(&folder.join("README.md"), |out| out.write_all(self.readme().as_bytes()))?;
-        Ok(())
+        tensors
     }
 
     fn readme(&self) -> String {
