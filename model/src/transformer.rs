@@ -279,14 +279,6 @@ impl Transformer {
 
     /// Ids, positions and loss rows within bounds, and positions those of their segments; then there is a table for them.
     pub(crate) fn check(&self, s: &Stream, b: &Batch) -> Result<()> {
-        for (i, segment) in b.segments.iter().enumerate() {
-            let pos = b.pos.get(segment.start as usize..).and_then(|pos| pos.get(..segment.len as usize));
-            if !pos
-                .is_some_and(|pos| pos.iter().enumerate().all(|(j, &pos)| u64::from(pos) == u64::from(segment.pos0) + j as u64))
-            {
-                return Err(Error::Batch(format!("segment {i}: positions of its rows must count on from {}", segment.pos0)));
-            }
-        }
         let (v, n) = (self.config.vocab_size as u32, b.tokens() as u32);
         let wrong =
             |what: &str, i: usize, got: u32, most: u32| Err(Error::Batch(format!("{what} {i} is {got}, must be below {most}")));
@@ -298,6 +290,14 @@ impl Transformer {
         ] {
             if let Some(i) = values.iter().position(|&x| x >= most) {
                 return wrong(what, i, values[i], most);
+            }
+        }
+        for (i, segment) in b.segments.iter().enumerate() {
+            let pos = b.pos.get(segment.start as usize..).and_then(|pos| pos.get(..segment.len as usize));
+            if !pos
+                .is_some_and(|pos| pos.iter().enumerate().all(|(j, &pos)| u64::from(pos) == u64::from(segment.pos0) + j as u64))
+            {
+                return Err(Error::Batch(format!("segment {i}: positions of its rows must count on from {}", segment.pos0)));
             }
         }
         self.reach(s, &b.pos)

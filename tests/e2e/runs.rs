@@ -33,8 +33,12 @@ fn a_run_stands_up_to_its_own_log() -> Result<()> {
     let at = |name: &str| dir.path().join(name);
     let rows = data.first(200, dir.path())?;
     train(&data, &rows, &at("run"), 2).succeed()?;
-    let mut left = vec!["README.md", "adapter_config.json", "adapter_model.safetensors"];
-    left.extend(["completions/iter-00000.jsonl", "completions/iter-00001.jsonl", "log.jsonl", "ple.json", "run.json"]);
+    let adapter = ["README.md", "adapter_config.json", "adapter_model.safetensors"];
+    let kept = |iteration: u32| adapter.map(|name| format!("adapters/iter-{iteration:05}/{name}"));
+    let mut left: Vec<String> = adapter.map(String::from).into_iter().chain(kept(0)).chain(kept(1)).collect();
+    left.extend(
+        ["completions/iter-00000.jsonl", "completions/iter-00001.jsonl", "log.jsonl", "ple.json", "run.json"].map(String::from),
+    );
     ensure!(files(&at("run"))? == left, "{:?}", files(&at("run"))?);
     let [settings, state] = ["run.json", "ple.json"]
         .map(|name| -> Result<Value> { Ok(serde_json::from_str(&std::fs::read_to_string(at("run").join(name))?)?) });
@@ -42,9 +46,10 @@ fn a_run_stands_up_to_its_own_log() -> Result<()> {
     ensure!(settings["config"]["ple_queries_per_iter"] == QUERIES && settings["config"]["seed"] == 42, "{settings}");
     ensure!(state["iterations"] == 2 && state["steps"] == 2 && state["principle"] == "Be kind.", "{state}");
 
-    // The policy of iteration 1 is what a run of one iteration leaves.
+    // The policy of iteration 1 is what a run of one iteration leaves, and what the run kept of it.
     train(&data, &rows, &at("half"), 1).and("--threads 1").succeed()?;
     same(&at("run"), &at("half"), &[&answers(0)])?;
+    same(&at("run").join("adapters/iter-00001"), &at("half"), &["adapter_model.safetensors"])?;
     let log = objects(&at("run").join("log.jsonl"))?;
     ensure!(log.len() == 2, "{} lines of log for 2 steps", log.len());
     let words = Words::read(&data)?;

@@ -75,7 +75,7 @@ fn folders_that_cannot_be_written() -> Result<()> {
 
             let taken = base.path().join("taken");
             std::fs::create_dir_all(taken.join(written[0]).join("a folder"))?;
-            refused(&format!("{what} over a folder"), save(&taken), &[written[0], "rename"])?;
+            refused(&format!("{what} over a folder"), save(&taken), &[written[0], "wanted a file, got a folder"])?;
 
             let locked = base.path().join("locked");
             std::fs::create_dir(&locked)?;

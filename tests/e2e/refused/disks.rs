@@ -13,7 +13,7 @@ fn places_that_are_no_folder() -> Result<()> {
     stage.train().key("output_dir", &below).refuse(FILE, words)?;
     stage.score().key("output_file", &below).refuse(FILE, words)?;
     stage.score().key("output_file", stage.path("none/out.jsonl")).refuse(FILE, &["none/out.jsonl", "cannot create"])?;
-    stage.score().key("output_file", stage.path("model")).refuse(FILE, &["model", "cannot rename"])?;
+    stage.score().key("output_file", stage.path("model")).refuse(FILE, &["model", "cannot create", "directory"])?;
     stage.sft().key("output_dir", stage.path("rows.jsonl")).refuse(FILE, &["rows.jsonl", "cannot create"])?;
     stage.left_clean()
 }

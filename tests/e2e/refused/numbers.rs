@@ -20,9 +20,12 @@ fn while_training() -> Result<()> {
     stage.sft().and("--tune full --max_steps 4 --learning_rate 1e30").refuse(NUMERIC, &["at step 2"])?;
     stage.left_clean()?;
     // The last step breaks the weights: nothing is left to notice it but the file.
-    stage.sft().and("--max_steps 1 --learning_rate 1e300").refuse(NUMERIC, &["adapter_model.safetensors", "finite"])?;
+    stage.sft().and("--max_steps 1 --learning_rate 1e300").refuse(NUMERIC, &["lora_A.weight", "finite", "nothing was saved"])?;
     stage.left_clean()?;
-    stage.sft().and("--tune full --max_steps 1 --learning_rate 1e300").refuse(NUMERIC, &["model.safetensors", "finite"])?;
+    stage
+        .sft()
+        .and("--tune full --max_steps 1 --learning_rate 1e300")
+        .refuse(NUMERIC, &["model.embed_tokens.weight", "finite", "nothing was saved"])?;
     ensure!(!stage.path("out/model.safetensors").exists(), "weights that are no numbers were written");
     stage.train().and("--ple_iters 3 --learning_rate 1e30 --max_completion_length 8").refuse(NUMERIC, &["finite"])?;
     stage.left_clean()
@@ -32,7 +35,7 @@ fn while_training() -> Result<()> {
 fn in_a_model_that_overflows() -> Result<()> {
     let stage = Stage::new()?;
     overflow(&stage)?;
-    stage.score().refuse(NUMERIC, &["row 0", "log-probability 0 is", "finite"])?;
+    stage.score().refuse(NUMERIC, &["row 0", "finite log-probabilities", "NaN"])?;
     stage.sft().refuse(NUMERIC, &["not finite at step 1", "micro-batch of rows ["])?;
     stage.train().refuse(NUMERIC, &["finite"])?;
     stage.left_clean()
