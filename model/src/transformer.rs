@@ -292,7 +292,7 @@ impl Transformer {
                 return wrong(what, i, values[i], most);
             }
         }
-        for (i, segment) in b.segments.iter().enumerate() {
+        for (i, segment) in b.segments.iter().enumerate().filter(|_| b.pos.len() == b.tokens()) {
             let pos = b.pos.get(segment.start as usize..).and_then(|pos| pos.get(..segment.len as usize));
             if !pos
                 .is_some_and(|pos| pos.iter().enumerate().all(|(j, &pos)| u64::from(pos) == u64::from(segment.pos0) + j as u64))
