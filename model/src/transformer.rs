@@ -277,8 +277,12 @@ impl Transformer {
         Ok(lora.map_or(0, |l| GROUPS[group].iter().map(|&m| l.rank(layer, m)).sum()))
     }
 
-    /// Ids, positions and loss rows within bounds, and positions those of their segments; then there is a table for them.
+    /// Lengths that belong together, ids, positions and loss rows within bounds, and positions those of their segments; then
+    /// there is a table for them.
     pub(crate) fn check(&self, s: &Stream, b: &Batch) -> Result<()> {
+        if b.pos.len() != b.tokens() || b.targets.len() != b.loss_rows() || b.trees.len() != b.examples.len() {
+            return Err(Error::Batch("tokens and pos, rows and targets, trees and examples must have equal lengths".into()));
+        }
         let (v, n) = (self.config.vocab_size as u32, b.tokens() as u32);
         let wrong =
             |what: &str, i: usize, got: u32, most: u32| Err(Error::Batch(format!("{what} {i} is {got}, must be below {most}")));
@@ -292,12 +296,12 @@ impl Transformer {
                 return wrong(what, i, values[i], most);
             }
         }
-        for (i, segment) in b.segments.iter().enumerate().filter(|_| b.pos.len() == b.tokens()) {
-            let pos = b.pos.get(segment.start as usize..).and_then(|pos| pos.get(..segment.len as usize));
-            if !pos
-                .is_some_and(|pos| pos.iter().enumerate().all(|(j, &pos)| u64::from(pos) == u64::from(segment.pos0) + j as u64))
-            {
-                return Err(Error::Batch(format!("segment {i}: positions of its rows must count on from {}", segment.pos0)));
+        for (i, segment) in b.segments.iter().enumerate() {
+            let rows = b.pos.get(segment.start as usize..).and_then(|pos| pos.get(..segment.len as usize));
+            let counts = |pos: &[u32]| pos.iter().zip(u64::from(segment.pos0)..).all(|(&pos, wanted)| u64::from(pos) == wanted);
+            if !rows.is_some_and(counts) {
+                let pos0 = segment.pos0;
+                return Err(Error::Batch(format!("segment {i}: the positions of its rows must count on from its pos0 {pos0}")));
             }
         }
         self.reach(s, &b.pos)
