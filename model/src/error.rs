@@ -21,6 +21,9 @@ pub enum Error {
     /// A number that must be finite is not; the text says where.
     #[error("{0}")]
     Numeric(String),
+    /// The caller's progress said to stop; what had been started was given up.
+    #[error("interrupted")]
+    Interrupted,
     /// From the floors below.
     #[error(transparent)]
     Runtime(#[from] runtime::Error),

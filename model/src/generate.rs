@@ -7,6 +7,7 @@ use crate::transformer::{Adapter, Transformer};
 use crate::{Error, Result};
 use kernels::kv_store::PAGE;
 use runtime::Stream;
+use std::ops::ControlFlow;
 
 /// One completion to draw.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -17,6 +18,18 @@ pub struct Request {
     pub key: SampleKey,
 }
 
+/// How far a call of [`generate`] is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Requests that are finished.
+    pub finished: usize,
+    /// Tokens of these.
+    pub tokens: usize,
+}
+
+/// What hears of it after each look, and may break off.
+pub type Watch<'a> = dyn FnMut(Progress) -> ControlFlow<()> + 'a;
+
 /// Steps between two looks at what has finished.
 const STEPS: u32 = 4;
 
@@ -24,9 +37,8 @@ fn pages(request: &Request, settings: &Settings) -> usize {
     request.prompt.len().saturating_add(settings.max_new_tokens).div_ceil(PAGE)
 }
 
-/// Draws one completion for every request. `progress` hears how many are finished after each look.
-/// Errors: an empty prompt, an id beyond the vocabulary, a request longer than the positions or the free pages. An error gives
-/// every page back.
+/// Draws one completion for every request. Errors: an empty prompt, an id beyond the vocabulary, a request longer than the
+/// positions or the free pages, a `watch` that breaks off. An error gives every page back.
 pub fn generate(
     s: &Stream,
     model: &Transformer,
@@ -34,7 +46,7 @@ pub fn generate(
     requests: &[Request],
     settings: &Settings,
     adapter: Adapter,
-    progress: &mut dyn FnMut(usize),
+    watch: &mut Watch<'_>,
 ) -> Result<Vec<Finished>> {
     if kv.limits().batch == 0 && !requests.is_empty() {
         return Err(Error::Batch("the cache is planned for a batch of 0 sequences".into()));
@@ -58,7 +70,7 @@ pub fn generate(
         }
     }
     let mut run = DecodeRun::new(settings.clone(), adapter)?;
-    let outcome = schedule(s, model, kv, &mut run, requests, settings, progress);
+    let outcome = schedule(s, model, kv, &mut run, requests, settings, watch);
     run.abandon(kv);
     outcome
 }
@@ -71,13 +83,13 @@ fn schedule(
     run: &mut DecodeRun,
     requests: &[Request],
     settings: &Settings,
-    progress: &mut dyn FnMut(usize),
+    watch: &mut Watch<'_>,
 ) -> Result<Vec<Finished>> {
     let mut out: Vec<Finished> = vec![Finished::default(); requests.len()];
-    let (mut next, mut done) = (0, 0);
+    let (mut next, mut done) = (0, Progress::default());
     // Pages promised to running sequences, so that none of them can run dry.
     let (mut promised, free) = (0, kv.free_pages());
-    while done < requests.len() {
+    while done.finished < requests.len() {
         let first = next;
         let mut tokens = 0;
         while let Some(request) = requests.get(next) {
@@ -92,11 +104,13 @@ fn schedule(
         model.decode(s, kv, run, STEPS)?;
         for finished in model.collect(s, run)? {
             promised -= pages(&requests[finished.id], settings);
-            done += 1;
+            done = Progress { finished: done.finished + 1, tokens: done.tokens + finished.ids.len() };
             let id = finished.id;
             out[id] = finished;
         }
-        progress(done);
+        if watch(done).is_break() {
+            return Err(Error::Interrupted);
+        }
     }
     Ok(out)
 }

@@ -27,7 +27,7 @@ pub use batch::{Batch, Columns, Parent, PrefixId, Segment, Span};
 pub use config::{Config, ModuleSpec, RopeScaling, TensorSpec};
 pub use decode::{DecodeRun, Finished, SampleKey, Settings};
 pub use error::{Error, Result};
-pub use generate::{Request, generate};
+pub use generate::{Progress, Request, generate};
 pub use kv_cache::{CacheLimits, KvCache};
 pub use lora::Lora;
 pub use tokenizer::Tokenizer;

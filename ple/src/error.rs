@@ -25,10 +25,19 @@ pub enum Error {
     Interrupted,
     /// From the model floor.
     #[error(transparent)]
-    Model(#[from] model::Error),
+    Model(model::Error),
     /// From the runtime.
     #[error(transparent)]
     Runtime(#[from] runtime::Error),
+}
+
+impl From<model::Error> for Error {
+    fn from(error: model::Error) -> Error {
+        match error {
+            model::Error::Interrupted => Error::Interrupted,
+            other => Error::Model(other),
+        }
+    }
 }
 
 /// Shorthand of this crate.

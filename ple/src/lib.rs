@@ -7,6 +7,7 @@ pub mod config;
 pub mod data;
 pub mod doctor;
 pub mod error;
+pub mod interrupt;
 pub mod log;
 pub mod logprob;
 pub mod method;

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use ple::config::{self, Command, Config};
-use ple::{Error, command, doctor, log, open};
+use ple::{Error, command, doctor, interrupt, log, open};
 use std::any::Any;
 use std::io::Write;
 use std::panic::catch_unwind;
@@ -15,7 +15,11 @@ Usage: ple COMMAND [--key value ...] [--config FILE]
 Commands:
   train     PLE: sample, score, label, train
   sft       supervised fine-tuning
+  generate  answers to the queries of a file
+  score     rewards of given answers
   logprob   per-token log-probabilities of given completions
+  report    a page on runs: ple report RUN...
+  demo      the whole way on a small model made on the spot, about a minute, no downloads
   doctor    what this machine has
 
 `ple COMMAND --help` lists a command's settings.";
@@ -41,10 +45,15 @@ fn run(argv: &[String]) -> Result<(), Error> {
         return log::print(&if json { format!("{:#}\n", report.json()) } else { report.text() });
     }
     let c = Config::parse(which, rest)?;
+    interrupt::install();
     match which {
         Command::Sft => command::sft::run(&c),
         Command::Train => command::train::run(&c),
+        Command::Generate => command::generate::run(&c),
+        Command::Score => command::score::run(&c),
         Command::Logprob => command::logprob::run(&c),
+        Command::Report => command::report::run(&c),
+        Command::Demo => command::demo::run(&c),
         Command::Doctor => Ok(()),
     }
 }

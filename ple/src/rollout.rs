@@ -4,8 +4,9 @@ use crate::Result;
 use crate::data::Prompt;
 use crate::method::{Answer, Example, Group, Side};
 use crate::reward::{Rewards, Scored, Scores};
-use model::{Acts, Adapter, Finished, KvCache, Request, SampleKey, Settings, Tokenizer, Transformer, generate};
+use model::{Acts, Adapter, Finished, KvCache, Progress, Request, SampleKey, Settings, Tokenizer, Transformer, generate};
 use runtime::Stream;
+use std::ops::ControlFlow;
 
 /// One sampled and scored answer, as the completions file shows it.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,16 +68,16 @@ impl Sampler<'_> {
         prompts: &[Prompt],
         sides: &[Side],
         kv: &mut KvCache,
-        progress: &mut dyn FnMut(usize),
+        watch: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Vec<Sample>> {
-        let (mut samples, mut before) = (Vec::new(), 0);
+        let (mut samples, mut before) = (Vec::new(), Progress::default());
         for (i, side) in sides.iter().enumerate() {
             let mut settings = self.settings.clone();
             settings.sampling = drawn(side);
             let requests = self.requests(prompts, side, i as u32);
-            let answers =
-                generate(self.stream, self.model, kv, &requests, &settings, self.policy, &mut |done| progress(before + done))?;
-            before += answers.len();
+            let after = |p: Progress| Progress { finished: before.finished + p.finished, tokens: before.tokens + p.tokens };
+            let answers = generate(self.stream, self.model, kv, &requests, &settings, self.policy, &mut |p| watch(after(p)))?;
+            before = after(Progress { finished: answers.len(), tokens: answers.iter().map(|a| a.ids.len()).sum() });
             for (j, answer) in answers.into_iter().enumerate() {
                 let (query, sample) = (j / side.samples as usize, (j % side.samples as usize) as u32);
                 let text = tokenizer.decode(&answer.ids, true)?;

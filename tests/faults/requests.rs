@@ -6,6 +6,7 @@ use kernels::sample::Sampling;
 use model::{CacheLimits, Finished, KvCache, Request, Settings, generate};
 use ple_tests::tiny::{self, POSITIONS, VOCABULARY};
 use runtime::{DType, Isa, Stream};
+use std::ops::ControlFlow;
 
 const LIMITS: CacheLimits = CacheLimits { pages: 8, prefill_tokens: 100, batch: 2, positions: 128 };
 
@@ -53,7 +54,11 @@ fn requests_that_cannot_be_answered() -> Result<()> {
         let request = |prompt: &[u32]| Request { prompt: prompt.to_vec(), ..Default::default() };
         let requests = [request(&[4, 5]), request(&row.prompt)];
         let settings = Settings { sampling: row.sampling, stop: Vec::new(), max_new_tokens: row.new, seed: 1 };
-        refused(row.what, generate(&s, &model, &mut kv, &requests, &settings, slot, &mut |_| {}), row.words)?;
+        refused(
+            row.what,
+            generate(&s, &model, &mut kv, &requests, &settings, slot, &mut |_| ControlFlow::Continue(())),
+            row.words,
+        )?;
         ensure!(kv.free_pages() == row.limits.pages, "{}: pages were lost", row.what);
     }
     let overlay = runtime::Arena::new(&s, 64)?;
@@ -71,7 +76,7 @@ fn requests_at_the_limits() -> Result<()> {
         let mut kv = KvCache::new(&s, &model, limits, false, None)?;
         let requests = vec![Request { prompt: vec![3; prompt], ..Default::default() }; 3];
         let settings = Settings { sampling: Sampling::default(), stop: Vec::new(), max_new_tokens: new, seed: 1 };
-        let out: Vec<Finished> = generate(&s, &model, &mut kv, &requests, &settings, slot, &mut |_| {})?;
+        let out: Vec<Finished> = generate(&s, &model, &mut kv, &requests, &settings, slot, &mut |_| ControlFlow::Continue(()))?;
         ensure!(out.iter().all(|f| f.ids.len() == new && !f.stopped), "{prompt} + {new}: {out:?}");
     }
     Ok(())

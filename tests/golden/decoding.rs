@@ -5,6 +5,7 @@ use anyhow::{Result, ensure};
 use kernels::sample::Sampling;
 use model::{Adapter, CacheLimits, Finished, KvCache, Request, SampleKey, Settings, Transformer, generate};
 use runtime::Stream;
+use std::ops::ControlFlow;
 
 /// Pages, prefill and batch that just fit these prompts.
 fn limits(prompts: &[Vec<u32>], new: usize) -> CacheLimits {
@@ -34,7 +35,7 @@ fn run(
         .map(|(i, prompt)| Request { prompt: prompt.clone(), key: SampleKey { row: i as u32, ..Default::default() } })
         .collect();
     let mut kv = KvCache::new(s, model, limits(prompts, new), false, None)?;
-    Ok(generate(s, model, &mut kv, &requests, &settings, adapter, &mut |_| {})?)
+    Ok(generate(s, model, &mut kv, &requests, &settings, adapter, &mut |_| ControlFlow::Continue(()))?)
 }
 
 /// The most likely continuation of each prompt.

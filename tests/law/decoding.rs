@@ -3,11 +3,12 @@
 use super::{Setup, is_portable, reference, setups};
 use anyhow::{Result, ensure};
 use kernels::sample::Sampling;
-use model::{CacheLimits, Finished, Keep, KvCache, Request, SampleKey, Settings, generate};
+use model::{CacheLimits, Finished, Keep, KvCache, Progress, Request, SampleKey, Settings, generate};
 use ple_tests::pass;
 use ple_tests::tensors::same_bits;
 use ple_tests::tiny::{self, Random};
 use runtime::DType;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 const NEW: usize = 70;
@@ -48,8 +49,13 @@ fn run(setup: Setup, folder: &Path, service: Service, requests: &[Request], sett
         order.reverse();
     }
     let mut progress = Vec::new();
-    let mut out = generate(&s, &model, &mut kv, &order, settings, slot, &mut |done| progress.push(done))?;
-    ensure!(progress.last() == Some(&requests.len()) && progress.is_sorted(), "progress was told as {progress:?}");
+    let mut out = generate(&s, &model, &mut kv, &order, settings, slot, &mut |done| {
+        progress.push(done);
+        ControlFlow::Continue(())
+    })?;
+    let tokens = out.iter().map(|f| f.ids.len()).sum();
+    ensure!(progress.last() == Some(&Progress { finished: requests.len(), tokens }), "progress was told as {progress:?}");
+    ensure!(progress.is_sorted_by_key(|p| (p.finished, p.tokens)), "progress was told as {progress:?}");
     ensure!(kv.free_pages() == service.pages, "{} of {} pages were given back", kv.free_pages(), service.pages);
     if service.reversed {
         out.reverse();

@@ -3,6 +3,7 @@ use crate::transformer::Adapter;
 use crate::{Finished, Lora, Request, Settings, generate};
 use kernels::sample::Sampling;
 use runtime::Isa;
+use std::ops::ControlFlow;
 
 const LIMITS: CacheLimits = CacheLimits { pages: 3, prefill_tokens: 256, batch: 3, positions: 192 };
 
@@ -31,7 +32,7 @@ fn roots(lengths: &[usize]) -> Batch {
 fn draw(s: &Stream, model: &Transformer, kv: &mut KvCache, prompt: usize, new: usize) -> Result<Vec<Finished>> {
     let settings = Settings { sampling: Sampling::default(), stop: Vec::new(), max_new_tokens: new, seed: 1 };
     let requests = vec![Request { prompt: vec![1; prompt], ..Default::default() }; 3];
-    generate(s, model, kv, &requests, &settings, Adapter::Off, &mut |_| {})
+    generate(s, model, kv, &requests, &settings, Adapter::Off, &mut |_| ControlFlow::Continue(()))
 }
 
 #[test]

@@ -1,6 +1,10 @@
 //! One file per command: settings to a finished run.
 
+pub mod demo;
+pub mod generate;
 pub mod logprob;
+pub mod report;
+pub mod score;
 pub mod sft;
 pub mod train;
 

@@ -2,7 +2,7 @@
 //! values or repeated flags, `--config FILE` any number of times.
 
 use super::field::{Arity, Field};
-use super::{Given, KEYS, Origin, other};
+use super::{Command, Given, KEYS, Origin, other};
 use crate::{Error, Result};
 use serde_json::Value;
 use std::path::PathBuf;
@@ -45,6 +45,14 @@ pub fn read(argv: &[String]) -> Result<(Vec<Given>, Vec<PathBuf>)> {
         }
     }
     Ok((flags, files))
+}
+
+/// `ple report RUN...`: the words before the first flag are its `runs`.
+pub fn folders(command: Command, argv: &[String]) -> (Option<Given>, &[String]) {
+    let count = argv.iter().take_while(|word| command == Command::Report && !word.starts_with("--")).count();
+    let (words, rest) = argv.split_at(count);
+    let value: Value = words.iter().cloned().map(Value::String).collect();
+    ((count > 0).then(|| Given { name: "runs".into(), value, from: Origin::Flag("runs".into()) }), rest)
 }
 
 /// The key's name, whether the flag said `no_`, and how many words it takes.

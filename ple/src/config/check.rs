@@ -23,13 +23,18 @@ pub fn check(c: &Config) -> Result<()> {
     match c.command {
         Command::Sft => fit(c),
         Command::Train => fit(c).and_then(|()| sampling(c)).and_then(|()| ple(c)).and_then(|()| rewards(c)),
-        Command::Logprob => logprob(c),
-        Command::Doctor => Ok(()),
+        Command::Generate => rows(c).and_then(|()| sampling(c)).and_then(|()| principle(c)),
+        Command::Score => rows(c).and_then(|()| rewards(c)),
+        Command::Logprob => rows(c),
+        Command::Report => ensure(!c.runs.is_empty(), "runs", "the folders of one or more runs", "nothing"),
+        Command::Demo | Command::Doctor => Ok(()),
     }
 }
 
-fn logprob(c: &Config) -> Result<()> {
-    ensure(c.model_name_or_path.is_some(), "model_name_or_path", "the folder of a model", "nothing")?;
+/// A file of rows to another.
+fn rows(c: &Config) -> Result<()> {
+    let without = c.command == Command::Score;
+    ensure(without || c.model_name_or_path.is_some(), "model_name_or_path", "the folder of a model", "nothing")?;
     ensure(c.dataset_name.is_some(), "dataset_name", "a file of rows", "nothing")?;
     ensure(c.dry_run || c.output_file.is_some(), "output_file", "the file to write", "nothing")?;
     ensure(c.max_tokens_per_micro_batch > 0, "max_tokens_per_micro_batch", "at least 1", 0)
@@ -67,7 +72,12 @@ fn fit(c: &Config) -> Result<()> {
 }
 
 fn sampling(c: &Config) -> Result<()> {
-    let counts = [("max_completion_length", c.max_completion_length), ("max_prompt_length", c.max_prompt_length)];
+    let counts = [
+        ("max_completion_length", c.max_completion_length),
+        ("max_prompt_length", c.max_prompt_length),
+        ("num_generations", c.num_generations),
+        ("max_num_seqs", c.max_num_seqs),
+    ];
     counts.iter().try_for_each(|(key, n)| ensure(*n > 0, key, "at least 1", n))?;
     if c.temperature != 0.0 {
         positive_f32(c.temperature, "temperature")?;
@@ -115,6 +125,10 @@ fn ple(c: &Config) -> Result<()> {
         "lora where a reference is needed (full has no weights left to compare with)",
         both,
     )?;
+    principle(c)
+}
+
+fn principle(c: &Config) -> Result<()> {
     let principles = [c.ple_principle.is_some(), c.ple_principle_file.is_some()];
     ensure(principles != [true, true], "ple_principle", "either it or ple_principle_file", "both")
 }

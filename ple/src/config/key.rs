@@ -13,7 +13,7 @@ pub struct Key {
     /// Words of its flag.
     pub arity: Arity,
     /// Commands that read it, a sum of their bits.
-    pub commands: u8,
+    pub commands: u16,
     /// What a user is told is wanted.
     pub wanted: fn() -> String,
     /// Stores a value; false where it has another type.

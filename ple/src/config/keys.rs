@@ -7,13 +7,25 @@ use super::field::Field;
 use super::key::{Key, keys};
 use std::path::PathBuf;
 
-const SFT: u8 = Command::Sft.bit();
-const TRAIN: u8 = Command::Train.bit();
-const LOGPROB: u8 = Command::Logprob.bit();
-const DOCTOR: u8 = Command::Doctor.bit();
-const FIT: u8 = SFT | TRAIN;
-const RUN: u8 = FIT | LOGPROB;
-const ALL: u8 = RUN | DOCTOR;
+const SFT: u16 = Command::Sft.bit();
+const TRAIN: u16 = Command::Train.bit();
+const GENERATE: u16 = Command::Generate.bit();
+const SCORE: u16 = Command::Score.bit();
+const LOGPROB: u16 = Command::Logprob.bit();
+const REPORT: u16 = Command::Report.bit();
+const DEMO: u16 = Command::Demo.bit();
+const DOCTOR: u16 = Command::Doctor.bit();
+/// Commands that train.
+const FIT: u16 = SFT | TRAIN;
+/// Commands that sample.
+const SAMPLE: u16 = TRAIN | GENERATE;
+/// Commands that score answers.
+const REWARD: u16 = TRAIN | SCORE;
+/// Commands that turn a file of rows into another.
+const MAP: u16 = GENERATE | SCORE | LOGPROB;
+/// Commands that load a model.
+const RUN: u16 = FIT | MAP;
+const ALL: u16 = RUN | REPORT | DEMO | DOCTOR;
 
 keys! {
     /// Folder of the base model: config.json, weights, tokenizer.
@@ -44,13 +56,15 @@ keys! {
     /// Rows of a supervised stage before the first iteration, on the same adapter.
     sft_dataset_name: Option<PathBuf> = None, TRAIN;
     /// Folder that the run writes (train: with the answers and the adapter that drew them, per iteration).
-    output_dir: Option<PathBuf> = None, FIT;
-    /// Ours: the file of results, one line per row.
-    output_file: Option<PathBuf> = None, LOGPROB;
+    output_dir: Option<PathBuf> = None, FIT | DEMO;
+    /// Ours: the file of results, one line per row (report: the page).
+    output_file: Option<PathBuf> = None, MAP | REPORT;
+    /// Ours: folders of runs to report on; may be given without the flag.
+    runs: Vec<PathBuf> = Vec::new(), REPORT;
     /// Tokens of a supervised example; the end is cut off.
     max_length: u32 = 1024, FIT;
     /// Tokens of a query, principle included; a longer one is cut at turn boundaries from the left.
-    max_prompt_length: u32 = 512, TRAIN;
+    max_prompt_length: u32 = 512, SAMPLE;
     /// Loss on the completion alone; unset means so for rows that have a prompt.
     completion_only_loss: Option<bool> = None, FIT;
 
@@ -85,7 +99,7 @@ keys! {
     /// Gradients are scaled down to this norm; 0 is off.
     max_grad_norm: f64 = 1.0, FIT;
     /// Of every random number.
-    seed: u64 = 42, FIT;
+    seed: u64 = 42, FIT | GENERATE | DEMO;
     /// Steps between lines of the log.
     logging_steps: u32 = 1, SFT;
     /// Steps between evaluations on eval_dataset_name; 0 is only at the ends.
@@ -94,21 +108,36 @@ keys! {
     save_steps: u32 = 0, SFT;
 
     /// Tokens of an answer at most.
-    max_completion_length: u32 = 128, TRAIN;
+    max_completion_length: u32 = 128, SAMPLE;
     /// Divides the logits when sampling; 0 is greedy.
-    temperature: f64 = 0.85, TRAIN;
+    temperature: f64 = 0.85, SAMPLE;
     /// Keeps the smallest set of tokens with this probability; 1 is off.
-    top_p: f64 = 1.0, TRAIN;
+    top_p: f64 = 1.0, SAMPLE;
     /// Keeps this many tokens; 0 is off.
-    top_k: u32 = 0, TRAIN;
+    top_k: u32 = 0, SAMPLE;
     /// Keeps tokens with this share of the likeliest one's probability; 0 is off.
-    min_p: f64 = 0.0, TRAIN;
+    min_p: f64 = 0.0, SAMPLE;
     /// Makes tokens seen before less likely; 1 is off.
-    repetition_penalty: f64 = 1.0, TRAIN;
-    /// Rewards: `lexicon:POSITIVE[,NEGATIVE]` (files of words), `length:N`.
-    reward_funcs: Vec<String> = Vec::new(), TRAIN;
+    repetition_penalty: f64 = 1.0, SAMPLE;
+    /// Answers per query.
+    num_generations: u32 = 1, GENERATE;
+    /// Texts after which an answer ends; the token that completes one is kept.
+    stop_strings: Vec<String> = Vec::new(), SAMPLE;
+    /// Sequences decoded at once; changes memory and speed, never a result.
+    max_num_seqs: u32 = 32, SAMPLE;
+    /// Ours: positions that the KV cache holds; 0 is as many as the sequences can need. With fewer, sequences wait for others.
+    kv_cache_tokens: u32 = 0, SAMPLE;
+
+    /// Rewards: `lexicon:POSITIVE[,NEGATIVE]` (files of words), `length:N`, `regex:PATTERN`, `contains:TEXT`, `model:DIR` (a
+    /// checkpoint with a scalar head), `adapter:DIR` (one on the same base), `exec:COMMAND` (JSON lines); `@unit` behind one
+    /// says that its scores lie in [0, 1].
+    reward_funcs: Vec<String> = Vec::new(), REWARD;
+    /// A checkpoint with a scalar head: `model:DIR` behind the other rewards.
+    reward_model_name_or_path: Option<PathBuf> = None, REWARD;
     /// A weight per reward; all 1 if unset.
-    reward_weights: Vec<f64> = Vec::new(), TRAIN;
+    reward_weights: Vec<f64> = Vec::new(), REWARD;
+    /// Ours: seconds that a reward command may take for a batch.
+    reward_timeout: f64 = 60.0, REWARD;
     /// Taken from the raw reward of an answer without an end, where ple_truncated is penalize.
     missing_eos_penalty: f64 = 1.0, TRAIN;
     /// Normalisation of raw rewards; auto is sigmoid for real rewards and none for rewards in [0, 1].
@@ -121,9 +150,9 @@ keys! {
     /// Ours: built-in settings under all files and flags: hh, imdb, tldr, literal; several may be given.
     preset: Vec<String> = Vec::new(), FIT;
     /// The principle as a text.
-    ple_principle: Option<String> = None, TRAIN;
+    ple_principle: Option<String> = None, SAMPLE;
     /// The principle as a file of text.
-    ple_principle_file: Option<PathBuf> = None, TRAIN;
+    ple_principle_file: Option<PathBuf> = None, SAMPLE;
     /// Threshold of iteration 0.
     ple_tau0: f64 = 0.2, TRAIN;
     /// The threshold is multiplied by this each iteration.
@@ -166,6 +195,9 @@ keys! {
     ple_max_nonfinite: f64 = 0.05, TRAIN;
     /// Factor of the KL term against the reference (estimator k3, per token).
     ple_kl_coef: f64 = 0.0, TRAIN;
+
+    /// Ours: a demo of about 15 seconds instead of 60.
+    quick: bool = false, DEMO;
 
     /// auto, cpu, cuda or cuda:0, ascend or ascend:0.
     device: String = "auto".into(), ALL;

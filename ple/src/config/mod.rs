@@ -33,22 +33,43 @@ pub enum Command {
     Sft,
     /// PLE.
     Train,
+    /// Answers to queries.
+    Generate,
+    /// Rewards of given rows.
+    Score,
     /// Log-probabilities of given rows.
     Logprob,
+    /// A page on finished or running runs.
+    Report,
+    /// The whole way on a small model made on the spot.
+    Demo,
     /// What this machine has.
     Doctor,
 }
 
 impl Command {
     /// All of them.
-    pub const ALL: [Command; 4] = [Command::Sft, Command::Train, Command::Logprob, Command::Doctor];
+    pub const ALL: [Command; 8] = [
+        Command::Sft,
+        Command::Train,
+        Command::Generate,
+        Command::Score,
+        Command::Logprob,
+        Command::Report,
+        Command::Demo,
+        Command::Doctor,
+    ];
 
     /// As typed.
     pub fn name(self) -> &'static str {
         match self {
             Command::Sft => "sft",
             Command::Train => "train",
+            Command::Generate => "generate",
+            Command::Score => "score",
             Command::Logprob => "logprob",
+            Command::Report => "report",
+            Command::Demo => "demo",
             Command::Doctor => "doctor",
         }
     }
@@ -60,7 +81,7 @@ impl Command {
         found.ok_or_else(|| Error::Usage(format!("unknown command `{name}`; the nearest known is `{}`", near())))
     }
 
-    pub(crate) const fn bit(self) -> u8 {
+    pub(crate) const fn bit(self) -> u16 {
         1 << self as u8
     }
 
@@ -113,8 +134,9 @@ pub struct Given {
 impl Config {
     /// Settings of `command` from its arguments (without program and command name).
     pub fn parse(command: Command, argv: &[String]) -> Result<Config> {
+        let (folders, argv) = argv::folders(command, argv);
         let (flags, files) = argv::read(argv)?;
-        let mut given = Vec::new();
+        let mut given: Vec<Given> = folders.into_iter().collect();
         for path in &files {
             given.extend(file::read(path)?);
         }

@@ -9,7 +9,7 @@ use crate::open::Opened;
 use crate::reward::{Rewards, Scores};
 use crate::rollout::{self, Sample, Sampler};
 use crate::trainer::{self, Step, Trainer, Workspace};
-use crate::{Error, Result, checkpoint, logprob};
+use crate::{Error, Result, checkpoint, interrupt, logprob};
 use model::{Adapter, CacheLimits, KvCache, Limits, Settings};
 use record::{At, Metrics, Times};
 use runtime::{Arena, host};
@@ -193,7 +193,7 @@ impl Run<'_> {
         };
         let sampler =
             Sampler { stream: &trainer.stream, model: &trainer.model, policy: trainer.policy, settings, iteration, repeats };
-        sampler.sample(&self.opened.tokenizer, prompts, sides, kv, &mut |_| {})
+        sampler.sample(&self.opened.tokenizer, prompts, sides, kv, &mut |_| interrupt::watch())
     }
 
     fn fill_reference(&self, trainer: &Trainer, w: &mut Workspace, examples: &mut [Example]) -> Result<()> {
