@@ -1,15 +1,16 @@
-//! `ple train`: the whole loop. Per iteration: sample both sides, score, label, measure the gap, step over the pairs.
+//! `ple train`: the whole loop, of any method that samples. Per iteration: sample every side, score, label, measure the gap,
+//! step over the examples.
 
 use super::{required, start};
 use crate::config::Config;
 use crate::data::{self, Prompt, order};
 use crate::log::{self, Log};
-use crate::method::{Example, Method, Rollout, Side, ple::Ple};
+use crate::method::{Example, Method, Side, ple::Ple};
 use crate::open::Opened;
 use crate::reward::{Rewards, Scores};
 use crate::rollout::{self, Sample, Sampler};
 use crate::trainer::{self, Step, Trainer, Workspace};
-use crate::{Error, Result, checkpoint, interrupt, logprob};
+use crate::{Result, checkpoint, interrupt, logprob};
 use model::{Adapter, CacheLimits, KvCache, Limits, Settings};
 use record::{At, Metrics, Times};
 use runtime::{Arena, host};
@@ -56,13 +57,19 @@ struct Progress {
 pub fn run(c: &Config) -> Result<()> {
     let rewards = Rewards::load(&c.reward_funcs, &c.reward_weights)?;
     let mut method = Ple::new(c, rewards.unit());
+    run_method(c, rewards, &mut method)
+}
+
+/// Runs the loop with a method that samples on every iteration. The settings of the loop are those of `ple train`.
+pub fn run_method(c: &Config, rewards: Rewards, method: &mut dyn Method) -> Result<()> {
     trainer::supported(&method.needs())?;
+    let most = prepare::samples(c, method)?;
     let mut opened = Opened::for_training(c)?;
     let mut said = Vec::new();
-    let (prompts, principle) = prepare::prompts(c, &opened, &mut |line| said.push(line))?;
+    let (prompts, principle) = prepare::prompts(c, &opened, most, &mut |line| said.push(line))?;
     let supervised = prepare::supervised_rows(c, &opened, &mut |line| said.push(line))?;
-    let reference = prepare::reference(c, &mut opened, &method)?;
-    let (cache, limits) = prepare::plan(c, opened.model()?.positions(), supervised.as_ref());
+    let reference = prepare::reference(c, &mut opened, method)?;
+    let (cache, limits) = prepare::plan(c, opened.model()?.positions(), most, supervised.as_ref());
     let per_iteration = (c.ple_queries_per_iter as usize).div_ceil(c.batch_size()) as u64 * u64::from(c.ple_epochs_per_iter);
     let steps = (u64::from(c.ple_iters) * per_iteration).min(super::most_steps(c));
     let optimizer = super::optimizer(c, &opened, steps)?;
@@ -75,7 +82,7 @@ pub fn run(c: &Config) -> Result<()> {
     }
     let mut log = start(c, &opened, &trainer)?;
     said.iter().for_each(|line| log.say(line));
-    log.say(&format!("rule  {}", principle.text));
+    principle.iter().for_each(|p| log.say(&format!("rule  {}", p.text)));
     let folder = required(&c.output_dir, "output_dir")?;
     checkpoint::create_folder(&folder.join("completions"))?;
     let mut overlay = Arena::new(&trainer.stream, bytes)?;
@@ -86,10 +93,12 @@ pub fn run(c: &Config) -> Result<()> {
     let mut progress = Progress { log, left: super::most_steps(c), tokens: 0 };
     let mut iterations = 0;
     while iterations < c.ple_iters && progress.left > 0 {
-        overlay = run.iterate(iterations, &mut trainer, &mut method, overlay, &mut progress)?;
+        overlay = run.iterate(iterations, &mut trainer, method, overlay, &mut progress)?;
         iterations += 1;
     }
-    let state = json!({ "iterations": iterations, "steps": trainer.optimizer.steps(), "method": method.state(), "principle": principle.text });
+    let principle = principle.map(|p| p.text);
+    let state =
+        json!({ "iterations": iterations, "steps": trainer.optimizer.steps(), "method": method.state(), "principle": principle });
     checkpoint::save(&trainer.stream, &trainer.model, run.opened.tune, &run.opened.folder, folder)?;
     Ok(host::write_file(&folder.join("ple.json"), |out| writeln!(out, "{state:#}"))?)
 }
@@ -104,9 +113,7 @@ impl Run<'_> {
         progress: &mut Progress,
     ) -> Result<Arena> {
         let (c, clock) = (self.c, Instant::now());
-        let Rollout::Sides(sides) = method.rollout(iteration) else {
-            return Err(Error::Usage("ple train wants a method that samples".into()));
-        };
+        let sides = prepare::sides(method, iteration)?;
         self.keep_adapter(iteration, trainer)?;
         let (prompts, repeats) = self.queries(iteration);
         let mut kv = KvCache::new(&trainer.stream, &trainer.model, self.cache, c.repetition_penalty != 1.0, Some(overlay))?;
@@ -121,11 +128,9 @@ impl Run<'_> {
         let mut w = Workspace::new(&trainer.stream, &trainer.model, self.limits, Some(kv.into_overlay()))?;
         let (s, model, Drawn { prompts, sides, samples, .. }) = (&trainer.stream, &trainer.model, &drawn);
         let gap = rollout::gap(s, model, &mut w.acts, trainer.policy, prompts, sides, samples)?;
+        method.remarks(&labelled).iter().for_each(|text| progress.log.say(&format!("note  {text}")));
         let mut metrics: Metrics = labelled.into_iter().map(|(name, value)| (name.to_string(), value)).collect();
         metrics.extend(self.rollout_metrics(&drawn, record::bounded(iteration, gap)?, &times));
-        if record::value(&metrics, "ple/scale_floored") == Some(1.0) {
-            progress.log.say("note  the plain answers' rewards hardly differ: the scale of reward_norm is at its floor");
-        }
         if method.needs().reference {
             self.fill_reference(trainer, &mut w, &mut drawn.examples)?;
         }

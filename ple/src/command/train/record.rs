@@ -2,8 +2,8 @@
 
 use super::{Drawn, Run};
 use crate::log::{Log, number};
-use crate::method::Method;
-use crate::rollout::{self, Gap};
+use crate::method::{Example, Method};
+use crate::rollout::{self, Gap, Sample};
 use crate::trainer::{Step, Trainer};
 use crate::{Error, Result, checkpoint};
 use model::Tune;
@@ -21,9 +21,37 @@ pub(super) struct Times {
     pub reward: f64,
 }
 
-/// The value of a metric, if it is there.
-pub(super) fn value(metrics: &Metrics, name: &str) -> Option<f64> {
-    metrics.iter().find(|(n, _)| n == name).map(|(_, value)| *value)
+/// What the reader's line has of an iteration, in order, as far as it is there: metric, label, and how it is written.
+const SHOWN: [(&str, &str, Form); 9] = [
+    ("ple/tau", "tau", Form::Decimal),
+    ("ple/reward_orig", "plain", Form::Decimal),
+    ("ple/reward_guided", "guided", Form::Decimal),
+    ("reward", "reward", Form::Decimal),
+    ("ple/rank_frac", "ranked", Form::Percent),
+    ("ple/worse_frac", "worse", Form::Percent),
+    ("logp_gap_max", "gap", Form::Power),
+    ("completions/mean_length", "length", Form::Whole),
+    ("tok_s/rollout", "tok/s sampled", Form::Whole),
+];
+
+/// How a number is written for a reader.
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    Decimal,
+    Percent,
+    Power,
+    Whole,
+}
+
+impl Form {
+    fn write(self, value: f64) -> String {
+        match self {
+            Form::Decimal => format!("{value:.4}"),
+            Form::Percent => format!("{:.0} %", 100.0 * value),
+            Form::Power => format!("{value:.1e}"),
+            Form::Whole => format!("{value:.0}"),
+        }
+    }
 }
 
 /// A gap without bound is a stop: the stored log-probabilities are then not those of the policy.
@@ -32,6 +60,23 @@ pub(super) fn bounded(iteration: u32, gap: Gap) -> Result<Gap> {
         return Ok(gap);
     }
     Err(Error::Numeric(format!("logp_gap_max is {} in iteration {iteration}: wanted finite log-probabilities", gap.max)))
+}
+
+/// The example that trains a sample, and which of its answers it is.
+type Label<'a> = Option<(&'a Example, usize)>;
+
+/// What became of each sample. Equal answers to a query are told apart by their order.
+fn labels<'a>(samples: &[Sample], examples: &'a [Example]) -> Vec<Label<'a>> {
+    let mut labels = vec![None; samples.len()];
+    let first = |query: usize| samples.partition_point(|s| s.query < query);
+    for example in examples {
+        let of_query = first(example.group as usize)..first(example.group as usize + 1);
+        for (i, answer) in example.answers.iter().enumerate() {
+            let untold = of_query.clone().find(|&n| labels[n].is_none() && samples[n].answer.ids == *answer);
+            untold.into_iter().for_each(|n| labels[n] = Some((example, i)));
+        }
+    }
+    labels
 }
 
 impl Run<'_> {
@@ -51,14 +96,9 @@ impl Run<'_> {
     /// are null where the pair was left out.
     pub(super) fn completions(&self, iteration: u32, drawn: &Drawn, method: &dyn Method) -> Result<()> {
         let path = self.folder.join("completions").join(format!("iter-{iteration:05}.jsonl"));
-        let mut labels = vec![None; drawn.prompts.len()];
-        for example in &drawn.examples {
-            if let Some(label) = labels.get_mut(example.group as usize) {
-                *label = Some(example);
-            }
-        }
-        let line = |s: &rollout::Sample| {
-            let (prompt, example) = (&drawn.prompts[s.query], labels[s.query]);
+        let labels = labels(&drawn.samples, &drawn.examples);
+        let line = |(s, label): (&Sample, &Label<'_>)| {
+            let prompt = &drawn.prompts[s.query];
             json!({
                 "iteration": iteration,
                 "row": prompt.row,
@@ -71,11 +111,12 @@ impl Run<'_> {
                 "logps": crate::command::logprob::exact(&s.answer.logps),
                 "finished": s.answer.stopped,
                 "reward": number(s.reward),
-                "branch": example.map(|e| method.branch(e.tag)),
-                "weight": example.and_then(|e| e.weights.get(s.side as usize)),
+                "branch": label.map(|(e, _)| method.branch(e.tag)),
+                "weight": label.and_then(|(e, answer)| e.weights.get(answer)),
             })
         };
-        Ok(host::write_file(&path, |out| drawn.samples.iter().try_for_each(|s| writeln!(out, "{}", line(s))))?)
+        let mut lines = drawn.samples.iter().zip(&labels).map(line);
+        Ok(host::write_file(&path, |out| lines.try_for_each(|line| writeln!(out, "{line}")))?)
     }
 
     /// What the log says of an iteration's answers.
@@ -122,20 +163,12 @@ impl Run<'_> {
         for (name, value) in named.chain(at.metrics.iter().map(|(name, value)| (name.as_str(), *value))) {
             row.insert(name.to_string(), number(value));
         }
-        let of = |name: &str| row.get(name).and_then(Value::as_f64).unwrap_or(f64::NAN);
-        let text = format!(
-            "iter  {iteration} step {} tau {:.4} reward {:.4} -> {:.4} ranked {:.0} % worse {:.0} % loss {:.4} gap {:.1e} length {:.0} {:.0} tok/s sampled",
-            trainer.optimizer.steps(),
-            of("ple/tau"),
-            of("ple/reward_orig"),
-            of("ple/reward_guided"),
-            100.0 * of("ple/rank_frac"),
-            100.0 * of("ple/worse_frac"),
-            step.loss,
-            of("logp_gap_max"),
-            of("completions/mean_length"),
-            of("tok_s/rollout"),
-        );
+        let mut text = format!("iter  {iteration} step {} loss {:.4}", trainer.optimizer.steps(), step.loss);
+        for (name, label, form) in SHOWN {
+            if let Some(value) = row.get(name).and_then(Value::as_f64) {
+                text.push_str(&format!(" {label} {}", form.write(value)));
+            }
+        }
         log.row(row, &text)
     }
 }
@@ -155,6 +188,31 @@ pub(super) struct At<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn samples_find_the_example_that_trains_them() {
+        let sample = |query, side, sample, ids: &[u32]| Sample {
+            query,
+            side,
+            sample,
+            answer: model::Finished { ids: ids.to_vec(), ..Default::default() },
+            text: String::new(),
+            reward: 0.0,
+        };
+        let samples =
+            [sample(0, 0, 0, &[5]), sample(0, 1, 0, &[5]), sample(1, 0, 0, &[6]), sample(1, 0, 1, &[7]), sample(1, 1, 0, &[8])];
+        let example = |group, answers: &[&[u32]]| Example {
+            group,
+            answers: answers.iter().map(|a| a.to_vec()).collect(),
+            ..Example::default()
+        };
+        // A pair of equal answers; the best of two, trained twice over; nothing of the guided side.
+        let examples = [example(0, &[&[5], &[5]]), example(1, &[&[7]]), example(1, &[&[6]]), example(9, &[&[1]])];
+        let found: Vec<_> =
+            labels(&samples, &examples).into_iter().map(|l| l.map(|(e, answer)| (e.group, &e.answers[0], answer))).collect();
+        let wanted = [Some((0, &vec![5], 0)), Some((0, &vec![5], 1)), Some((1, &vec![6], 0)), Some((1, &vec![7], 0)), None];
+        assert_eq!(found, wanted);
+    }
 
     #[test]
     fn a_gap_without_bound_stops() {
