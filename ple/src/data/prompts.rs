@@ -2,8 +2,8 @@
 //! principle and serves both sides, the reward and training (ALGORITHMS §6.4, last row).
 
 use super::{Dropped, Query, Tokens, hh, tldr};
-use crate::Result;
 use crate::principle::Principle;
+use crate::{Result, interrupt};
 
 /// A query ready to be answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +28,7 @@ pub fn prompts(
 ) -> Result<(Vec<Prompt>, Dropped)> {
     let (mut prompts, mut dropped) = (Vec::with_capacity(queries.len()), Dropped::default());
     for query in queries {
+        interrupt::check()?;
         match cut(query, tokens, principle, budget)? {
             Some(prompt) => prompts.push(prompt),
             None => dropped.long += 1,

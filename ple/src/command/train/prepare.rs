@@ -1,6 +1,6 @@
 //! What `ple train` reads and plans before its first iteration.
 
-use super::super::{data_line, required, sft};
+use super::super::{data_line, prompt_budget, required, sft};
 use crate::config::Config;
 use crate::data::{self, Prompt};
 use crate::log::Log;
@@ -8,6 +8,7 @@ use crate::method::{Method, Rollout, Side};
 use crate::open::Opened;
 use crate::pack;
 use crate::principle::Principle;
+use crate::rollout;
 use crate::trainer::{Trainer, Workspace};
 use crate::{Error, Result};
 use model::{Adapter, CacheLimits, Limits};
@@ -62,12 +63,8 @@ pub(super) fn prompts(
         true => Some(Principle::choose(c, kind, queries.first().map_or("", |q| &q.text))?),
         false => None,
     };
-    let (most, answer) = (opened.model()?.positions(), c.max_completion_length as usize);
-    let Some(room) = most.checked_sub(answer).filter(|room| *room > 0) else {
-        return Err(Error::Usage(format!("max_completion_length: wanted below the model's {most} positions, got {answer}")));
-    };
-    let (prompts, later) =
-        data::prompts(&queries, &opened.tokenizer, principle.as_ref(), room.min(c.max_prompt_length as usize))?;
+    let budget = prompt_budget(c, opened, principle.as_ref())?;
+    let (prompts, later) = data::prompts(&queries, &opened.tokenizer, principle.as_ref(), budget)?;
     dropped.add(later);
     tell(data_line(&path.display().to_string(), prompts.len(), &dropped));
     if prompts.is_empty() {
@@ -123,9 +120,7 @@ pub(super) fn reference(c: &Config, opened: &mut Opened, method: &dyn Method) ->
 pub(super) fn plan(c: &Config, positions: usize, samples: Samples, supervised: Option<&sft::Rows>) -> (CacheLimits, Limits) {
     let answer = c.max_completion_length as usize;
     let prompt = (c.max_prompt_length as usize).min(positions.saturating_sub(answer)).max(1);
-    let asked = (c.ple_queries_per_iter as usize).saturating_mul(samples.side);
-    let (positions, batch) = (prompt + answer, asked.clamp(1, c.max_num_seqs as usize));
-    let cache = CacheLimits { pages: batch * positions.div_ceil(64), prefill_tokens: prompt.max(1024), batch, positions };
+    let cache = rollout::cache(c, prompt, (c.ple_queries_per_iter as usize).saturating_mul(samples.side));
     let tree = (prompt + samples.query * answer).max(supervised.map_or(0, |rows| rows.budget(c)));
     (cache, pack::limits(tree.max(c.max_tokens_per_micro_batch as usize)))
 }

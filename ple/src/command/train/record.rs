@@ -1,7 +1,7 @@
 //! What an iteration leaves behind: its answers, the adapter that drew them, its lines in the log.
 
 use super::{Drawn, Run};
-use crate::log::{Log, number};
+use crate::log::number;
 use crate::method::{Example, Method};
 use crate::rollout::{self, Gap, Sample};
 use crate::trainer::{Step, Trainer};
@@ -21,45 +21,25 @@ pub(super) struct Times {
     pub reward: f64,
 }
 
-/// What the reader's line has of an iteration, in order, as far as it is there: metric, label, and how it is written.
-const SHOWN: [(&str, &str, Form); 9] = [
-    ("ple/tau", "tau", Form::Decimal),
-    ("ple/reward_orig", "plain", Form::Decimal),
-    ("ple/reward_guided", "guided", Form::Decimal),
-    ("reward", "reward", Form::Decimal),
-    ("ple/rank_frac", "ranked", Form::Percent),
-    ("ple/worse_frac", "worse", Form::Percent),
-    ("logp_gap_max", "gap", Form::Power),
-    ("completions/mean_length", "length", Form::Whole),
-    ("tok_s/rollout", "tok/s sampled", Form::Whole),
-];
-
-/// How a number is written for a reader.
-#[derive(Clone, Copy, Debug)]
-enum Form {
-    Decimal,
-    Percent,
-    Power,
-    Whole,
-}
-
-impl Form {
-    fn write(self, value: f64) -> String {
-        match self {
-            Form::Decimal => format!("{value:.4}"),
-            Form::Percent => format!("{:.0} %", 100.0 * value),
-            Form::Power => format!("{value:.1e}"),
-            Form::Whole => format!("{value:.0}"),
-        }
-    }
-}
-
 /// A gap without bound is a stop: the stored log-probabilities are then not those of the policy.
 pub(super) fn bounded(iteration: u32, gap: Gap) -> Result<Gap> {
     if gap.max.is_finite() {
         return Ok(gap);
     }
     Err(Error::Numeric(format!("logp_gap_max is {} in iteration {iteration}: wanted finite log-probabilities", gap.max)))
+}
+
+/// The reward that every answer has, if there is one.
+pub(super) fn equal(values: &[f64]) -> Option<f64> {
+    values.first().copied().filter(|first| values.len() > 1 && values.iter().all(|v| v == first))
+}
+
+/// Mean and (population) standard deviation of the rewards that are finite.
+fn moments(values: &[f64]) -> (f64, f64) {
+    let finite = || values.iter().copied().filter(|v| v.is_finite());
+    let n = finite().count() as f64;
+    let mean = finite().sum::<f64>() / n;
+    (mean, (finite().map(|r| (r - mean) * (r - mean)).sum::<f64>() / n).sqrt())
 }
 
 /// The example that trains a sample, and which of its answers it is.
@@ -93,13 +73,14 @@ impl Run<'_> {
 
     /// `completions/iter-NNNNN.jsonl`: one line per answer: what was asked, what came, what it was worth, what became of it.
     /// `logps` are at temperature 1, of `ids` after `prompt_ids`, under the adapter in `adapters/iter-NNNNN/`. Branch and weight
-    /// are null where the pair was left out.
+    /// are null where the answer was left out. With several rewards `rewards` has each one's own value, by its name.
     pub(super) fn completions(&self, iteration: u32, drawn: &Drawn, method: &dyn Method) -> Result<()> {
         let path = self.folder.join("completions").join(format!("iter-{iteration:05}.jsonl"));
         let labels = labels(&drawn.samples, &drawn.examples);
-        let line = |(s, label): (&Sample, &Label<'_>)| {
+        let names: Vec<&str> = self.rewards.names().collect();
+        let line = |(i, (s, label)): (usize, (&Sample, &Label<'_>))| {
             let prompt = &drawn.prompts[s.query];
-            json!({
+            let mut line = json!({
                 "iteration": iteration,
                 "row": prompt.row,
                 "side": s.side,
@@ -113,9 +94,14 @@ impl Run<'_> {
                 "reward": number(s.reward),
                 "branch": label.map(|(e, _)| method.branch(e.tag)),
                 "weight": label.and_then(|(e, answer)| e.weights.get(answer)),
-            })
+            });
+            if names.len() > 1 {
+                let parts = names.iter().zip(&drawn.scores.parts).map(|(name, part)| ((*name).to_string(), number(part[i])));
+                line["rewards"] = Value::Object(parts.collect());
+            }
+            line
         };
-        let mut lines = drawn.samples.iter().zip(&labels).map(line);
+        let mut lines = drawn.samples.iter().zip(&labels).enumerate().map(line);
         Ok(host::write_file(&path, |out| lines.try_for_each(|line| writeln!(out, "{line}")))?)
     }
 
@@ -124,8 +110,7 @@ impl Run<'_> {
         let (samples, scores) = (&drawn.samples, &drawn.scores);
         let n = samples.len().max(1) as f64;
         let tokens: usize = samples.iter().map(|s| s.answer.ids.len()).sum();
-        let mean = scores.total.iter().sum::<f64>() / n;
-        let deviation = (scores.total.iter().map(|r| (r - mean) * (r - mean)).sum::<f64>() / n).sqrt();
+        let (mean, deviation) = moments(&scores.total);
         let clipped = samples.iter().filter(|s| !s.answer.stopped).count() as f64;
         let own = [
             ("reward", mean),
@@ -137,40 +122,34 @@ impl Run<'_> {
             ("logp_gap_share", gap.off),
             ("time/rollout", times.rollout),
             ("time/reward", times.reward),
-            ("tok_s/rollout", tokens as f64 / times.rollout),
+            ("tok_s/rollout", tokens as f64 / times.rollout.max(1e-9)),
+            ("tok_s/reward", tokens as f64 / times.reward.max(1e-9)),
         ];
         let parts = self.rewards.names().zip(&scores.parts);
-        let parts = parts.map(|(name, part)| (format!("rewards/{name}/mean"), part.iter().sum::<f64>() / n));
+        let parts = parts.map(|(name, part)| (format!("rewards/{name}/mean"), moments(part).0));
         own.into_iter().map(|(name, value)| (name.to_string(), value)).chain(parts).collect()
     }
+}
 
-    /// A line of the log.
-    pub(super) fn tell(&self, at: At<'_>, trainer: &Trainer, step: &Step, log: &mut Log) -> Result<()> {
-        let iteration = at.iteration;
-        let mut row: Map<String, Value> = Map::new();
-        row.insert("iteration".into(), json!(iteration));
-        row.insert("step".into(), json!(trainer.optimizer.steps()));
-        row.insert("num_tokens".into(), json!(at.tokens));
+/// A line of the log: of a step, or of an iteration that takes none.
+pub(super) fn row(at: &At<'_>, trainer: &Trainer, step: Option<&Step>) -> Map<String, Value> {
+    let mut row: Map<String, Value> = Map::new();
+    row.insert("iteration".into(), json!(at.iteration));
+    row.insert("step".into(), json!(trainer.optimizer.steps()));
+    row.insert("num_tokens".into(), json!(at.tokens));
+    if let Some(step) = step {
         let own = [
             ("loss", step.loss),
             ("grad_norm", step.grad_norm),
             ("learning_rate", step.learning_rate),
             ("step_time", step.seconds),
             ("tok_s/train", step.tokens as f64 / step.seconds.max(1e-9)),
-            ("time/train", at.seconds),
         ];
-        let named = own.iter().chain(&step.metrics).map(|(name, value)| (*name, *value));
-        for (name, value) in named.chain(at.metrics.iter().map(|(name, value)| (name.as_str(), *value))) {
-            row.insert(name.to_string(), number(value));
-        }
-        let mut text = format!("iter  {iteration} step {} loss {:.4}", trainer.optimizer.steps(), step.loss);
-        for (name, label, form) in SHOWN {
-            if let Some(value) = row.get(name).and_then(Value::as_f64) {
-                text.push_str(&format!(" {label} {}", form.write(value)));
-            }
-        }
-        log.row(row, &text)
+        own.iter().chain(&step.metrics).for_each(|(name, value)| drop(row.insert((*name).to_string(), number(*value))));
     }
+    row.insert("time/train".into(), number(at.seconds));
+    at.metrics.iter().for_each(|(name, value)| drop(row.insert(name.clone(), number(*value))));
+    row
 }
 
 /// Where a line of the log stands.
