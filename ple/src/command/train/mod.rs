@@ -148,7 +148,7 @@ impl Run<'_> {
         let bars = progress.log.bars.clone();
         let mut samples = self.sample(iteration, trainer, &prompts, repeats, &sides, &mut kv, &bars)?;
         let rollout = clock.elapsed().as_secs_f64();
-        let bar = bars.phase(&format!("{iteration} rewards"), samples.len());
+        let bar = bars.phase(&format!("iter {iteration} rewards"), samples.len());
         let scores = rollout::score(&self.rewards, &prompts, &samples)?;
         drop(bar);
         interrupt::check()?;
@@ -196,7 +196,7 @@ impl Run<'_> {
         let Drawn { examples, metrics, .. } = drawn;
         let (mut done, mut losses, began) = (0, 0.0, progress.tokens);
         let whole = examples.len().div_ceil(c.batch_size()) * c.ple_epochs_per_iter as usize;
-        let bar = progress.log.bars.phase(&format!("{iteration} steps"), whole);
+        let bar = progress.log.bars.phase(&format!("iter {iteration} steps"), whole);
         let at = |tokens: usize| At { iteration, tokens, seconds: clock.elapsed().as_secs_f64(), metrics };
         for epoch in 0..c.ple_epochs_per_iter {
             let pass = iteration * c.ple_epochs_per_iter + epoch;
@@ -248,7 +248,7 @@ impl Run<'_> {
     ) -> Result<Vec<Sample>> {
         let settings = rollout::settings(self.c, self.opened.stop(&trainer.model.config));
         let answers = sides.iter().map(|side| side.samples as usize).sum::<usize>() * prompts.len();
-        let bar = bars.phase(&format!("{iteration} answers"), answers);
+        let bar = bars.phase(&format!("iter {iteration} answers"), answers);
         let sampler =
             Sampler { stream: &trainer.stream, model: &trainer.model, policy: trainer.policy, settings, iteration, repeats };
         sampler.sample(&self.opened.tokenizer, prompts, sides, kv, &mut |p| {
