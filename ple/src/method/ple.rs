@@ -95,14 +95,7 @@ fn softplus(x: f64) -> f64 {
 
 impl Method for Ple {
     fn rollout(&self, _: u32) -> Rollout {
-        let c = &self.config;
-        let sampling = Sampling {
-            temperature: c.temperature,
-            top_p: c.top_p as f32,
-            top_k: c.top_k,
-            min_p: c.min_p as f32,
-            repetition_penalty: c.repetition_penalty as f32,
-        };
+        let sampling = Sampling::of(&self.config);
         Rollout::Sides([false, true].map(|principle| Side { principle, samples: 1, sampling }).to_vec())
     }
 

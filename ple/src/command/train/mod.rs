@@ -56,12 +56,17 @@ struct Progress {
 pub fn run(c: &Config) -> Result<()> {
     let rewards = Rewards::load(&c.reward_funcs, &c.reward_weights)?;
     let mut method = Ple::new(c, rewards.unit());
+    run_method(c, &mut method, rewards)
+}
+
+/// The loop under any method that samples.
+pub fn run_method(c: &Config, method: &mut dyn Method, rewards: Rewards) -> Result<()> {
     trainer::supported(&method.needs())?;
     let mut opened = Opened::for_training(c)?;
     let mut said = Vec::new();
     let (prompts, principle) = prepare::prompts(c, &opened, &mut |line| said.push(line))?;
     let supervised = prepare::supervised_rows(c, &opened, &mut |line| said.push(line))?;
-    let reference = prepare::reference(c, &mut opened, &method)?;
+    let reference = prepare::reference(c, &mut opened, method)?;
     let (cache, limits) = prepare::plan(c, opened.model()?.positions(), supervised.as_ref());
     let per_iteration = (c.ple_queries_per_iter as usize).div_ceil(c.batch_size()) as u64 * u64::from(c.ple_epochs_per_iter);
     let steps = (u64::from(c.ple_iters) * per_iteration).min(super::most_steps(c));
@@ -86,7 +91,7 @@ pub fn run(c: &Config) -> Result<()> {
     let mut progress = Progress { log, left: super::most_steps(c), tokens: 0 };
     let mut iterations = 0;
     while iterations < c.ple_iters && progress.left > 0 {
-        overlay = run.iterate(iterations, &mut trainer, &mut method, overlay, &mut progress)?;
+        overlay = run.iterate(iterations, &mut trainer, method, overlay, &mut progress)?;
         iterations += 1;
     }
     let state = json!({ "iterations": iterations, "steps": trainer.optimizer.steps(), "method": method.state(), "principle": principle.text });
