@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::demo::{Demo, evaluate, headline, rows, summary::Summary};
-use crate::{Result, interrupt};
+use crate::{Result, interrupt, report};
 use serde_json::{Map, Value};
 use std::time::Instant;
 
@@ -31,10 +31,13 @@ pub fn run(c: &Config) -> Result<()> {
     }
     let summary = Summary::of(&demo.folder)?;
     summary.write(&demo.folder)?;
+    let page = demo.folder.join("report.html");
+    report::write(std::slice::from_ref(&demo.folder), &page)?;
+    report::picture(&demo.folder, &demo.folder.join("reward.svg"))?;
     demo.say(&format!("\n{}", summary.table()));
     demo.say(&samples(&demo)?);
-    demo.say(&format!("logp gap rollout/train {}", summary.gap));
-    demo.say(&format!("{:.0} s", clock.elapsed().as_secs_f64()));
+    demo.say(&format!("checks  logp gap rollout/train {}", summary.gap));
+    demo.say(&format!("report  {} ({:.0} s in all)", page.display(), clock.elapsed().as_secs_f64()));
     Ok(())
 }
 

@@ -27,8 +27,10 @@ const ANSWERS: u32 = 2;
 pub struct Plan {
     /// Rows of the files.
     pub sizes: corpus::Sizes,
-    /// Steps of the base, of 64 texts.
+    /// Steps of the base.
     pub base_steps: u32,
+    /// Texts of such a step.
+    pub base_batch: u32,
     /// Steps of the supervised adapter, of 32 rows.
     pub sft_steps: u32,
     /// Iterations of PLE and of RAFT.
@@ -46,14 +48,16 @@ impl Plan {
             false => Plan {
                 sizes: corpus::Sizes { base: 12_000, sft: 2_000, queries: 2_000, held_out: 256 },
                 base_steps: 500,
+                base_batch: 64,
                 sft_steps: 60,
                 iterations: 8,
                 queries: 128,
-                learning_rate: 2.5e-4,
+                learning_rate: 2.4e-4,
             },
             true => Plan {
                 sizes: corpus::Sizes { base: 6_000, sft: 1_000, queries: 1_000, held_out: 128 },
-                base_steps: 130,
+                base_steps: 420,
+                base_batch: 16,
                 sft_steps: 20,
                 iterations: 5,
                 queries: 96,
@@ -152,9 +156,9 @@ impl Demo {
             ("dataset_name", self.at("data/base.jsonl")),
             ("output_dir", self.at("model")),
             ("max_steps", self.plan.base_steps.to_string()),
+            ("per_device_train_batch_size", self.plan.base_batch.to_string()),
         ];
-        let words = "--tune full --learning_rate 0.003 --lr_scheduler_type cosine --warmup_steps 10 \
-            --per_device_train_batch_size 64 --logging_steps 20";
+        let words = "--tune full --learning_rate 0.003 --lr_scheduler_type cosine --warmup_steps 10 --logging_steps 20";
         sft::run(&self.settings(Command::Sft, words, &pairs)?)
     }
 
