@@ -17,6 +17,7 @@ pub mod open;
 pub mod optim;
 pub mod pack;
 pub mod principle;
+pub mod progress;
 pub mod report;
 pub mod reward;
 pub mod rollout;

@@ -1,11 +1,15 @@
 //! The program as a user calls it: every command in a process of its own, what it leaves behind, and what it refuses.
 
+mod edges;
+mod generates;
 mod program;
 mod refused;
 mod runs;
 mod scores;
 mod settings;
 mod sft;
+#[cfg(target_os = "linux")]
+mod signals;
 mod starts;
 
 use anyhow::{Context, Result, ensure};

@@ -265,12 +265,12 @@ fn long_queries_are_cut_at_turns_with_the_principle() {
     let query = |text: &str| Query { row: 3, text: text.into() };
     let two_turns = format!("{} b{}", turn("two"), turn("three"));
     let budget = 1 + 10 + 1 + two_turns.len();
-    let (cut, dropped) = prompts(&[query(&dialogue)], &PLAIN, &principle, budget).unwrap();
+    let (cut, dropped) = prompts(&[query(&dialogue)], &PLAIN, Some(&principle), budget).unwrap();
     assert_eq!((cut[0].text.as_str(), cut[0].row, dropped.long), (two_turns.as_str(), 3, 0));
     assert_eq!((cut[0].guided.len(), cut[0].plain.len()), (budget, 1 + two_turns.len()));
-    let (cut, _) = prompts(&[query(&dialogue)], &PLAIN, &principle, budget - 1).unwrap();
+    let (cut, _) = prompts(&[query(&dialogue)], &PLAIN, Some(&principle), budget - 1).unwrap();
     assert_eq!(cut[0].text, turn("three"));
-    let (cut, dropped) = prompts(&[query(&dialogue), query(&"x".repeat(99))], &PLAIN, &principle, 20).unwrap();
+    let (cut, dropped) = prompts(&[query(&dialogue), query(&"x".repeat(99))], &PLAIN, Some(&principle), 20).unwrap();
     assert_eq!((cut.len(), dropped.long), (0, 2));
 }
 
@@ -280,7 +280,7 @@ fn long_posts_lose_their_last_paragraphs() {
     let post = |body: &str| format!("SUBREDDIT: r/x\n\nTITLE: t\n\nPOST: {body}\n\nTL;DR:");
     let query = Query { row: 0, text: post("first line\nsecond line\nthird") };
     let fits = |body: &str| 1 + 3 + post(body).len();
-    let cut = |budget| prompts(std::slice::from_ref(&query), &PLAIN, &principle, budget).unwrap().0.pop().map(|p| p.text);
+    let cut = |budget| prompts(std::slice::from_ref(&query), &PLAIN, Some(&principle), budget).unwrap().0.pop().map(|p| p.text);
     assert_eq!(cut(fits("first line\nsecond line")), Some(post("first line\nsecond line")));
     assert_eq!(cut(fits("first line\nsecond line") - 1), Some(post("first line")));
     assert_eq!(cut(fits("first ")), Some(post("first ")));

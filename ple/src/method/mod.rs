@@ -179,6 +179,12 @@ pub trait Method {
     /// beside the examples what the log line says of the labelling.
     fn label(&mut self, iteration: u32, groups: Vec<Group>) -> Result<(Vec<Example>, Metrics)>;
 
+    /// Lines for a reader on what is odd about the labelling, of which `labelled` are the metrics. Default: nothing.
+    fn remarks(&self, labelled: &Metrics) -> Vec<String> {
+        let _ = labelled;
+        Vec::new()
+    }
+
     /// Once per iteration, after the side forwards, over all its examples (GAE, KL in the reward, whitening, leave-one-out).
     fn advantages(&self, examples: &[Example], side: &mut Columns) -> Result<()> {
         let _ = (examples, side);

@@ -108,6 +108,12 @@ impl Method for Ple {
         label::label(&self.config, &mut self.norm, tau, groups)
     }
 
+    fn remarks(&self, labelled: &Metrics) -> Vec<String> {
+        let floored = labelled.contains(&("ple/scale_floored", 1.0));
+        let text = "the plain answers' rewards hardly differ: the scale of reward_norm is at its floor";
+        floored.then(|| text.to_string()).into_iter().collect()
+    }
+
     fn loss(&self, totals: &Totals, batch: &Batch, out: Outputs<&[f32]>, dout: Outputs<&mut [f32]>) -> Result<Loss> {
         check_outputs(batch, &out, &dout)?;
         dout.value.fill(0.0);
