@@ -6,7 +6,7 @@ use crate::config::{Calib, Norm};
 use std::path::Path;
 
 fn scored(completion: &str, tokens: usize) -> Scored<'_> {
-    Scored { prompt: "good good good", completion, tokens }
+    Scored { row: 0, prompt: "good good good", completion, tokens }
 }
 
 #[track_caller]

@@ -54,10 +54,10 @@ struct Progress {
 
 /// Runs the command.
 pub fn run(c: &Config) -> Result<()> {
-    let rewards = Rewards::load(&c.reward_funcs, &c.reward_weights)?;
+    let mut opened = Opened::for_training(c)?;
+    let rewards = Rewards::load(c, Some(&mut opened))?;
     let mut method = Ple::new(c, rewards.unit());
     trainer::supported(&method.needs())?;
-    let mut opened = Opened::for_training(c)?;
     let mut said = Vec::new();
     let (prompts, principle) = prepare::prompts(c, &opened, &mut |line| said.push(line))?;
     let supervised = prepare::supervised_rows(c, &opened, &mut |line| said.push(line))?;
@@ -112,7 +112,7 @@ impl Run<'_> {
         let mut kv = KvCache::new(&trainer.stream, &trainer.model, self.cache, c.repetition_penalty != 1.0, Some(overlay))?;
         let mut samples = self.sample(iteration, trainer, &prompts, repeats, &sides, &mut kv)?;
         let rollout = clock.elapsed().as_secs_f64();
-        let scores = rollout::score(&self.rewards, &prompts, &samples)?;
+        let scores = rollout::score(&self.rewards, &trainer.model, &prompts, &samples)?;
         samples.iter_mut().zip(&scores.total).for_each(|(sample, reward)| sample.reward = *reward);
         let times = Times { rollout, reward: clock.elapsed().as_secs_f64() - rollout };
         let (examples, labelled) = method.label(iteration, rollout::groups(&prompts, &sides, &samples))?;
