@@ -49,8 +49,11 @@ fn counted(folder: &Path, name: &str) -> Result<usize> {
 #[test]
 fn a_command_is_started_once_and_kept() -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let rewards =
-        command(&dir, "echo on >> $1/starts; n=0; while read -r l; do n=$((n+1)); echo \"$l\" >> $1/asked; echo $n; done", LONG)?;
+    let rewards = command(
+        &dir,
+        "echo on >> $1/starts; n=0; while read -r l; do n=$((n+1)); printf '%s\\n' \"$l\" >> $1/asked; echo $n; done",
+        LONG,
+    )?;
     ensure!(score(&rewards, &numbered(3))? == [1.0, 2.0, 3.0], "first batch");
     ensure!(score(&rewards, &numbered(2))? == [4.0, 5.0] && score(&rewards, &[])?.is_empty(), "second batch");
     ensure!(counted(dir.path(), "starts")? == 1, "more than one start");
