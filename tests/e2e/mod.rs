@@ -2,6 +2,7 @@
 
 mod program;
 mod refused;
+mod rewards;
 mod runs;
 mod scores;
 mod settings;
