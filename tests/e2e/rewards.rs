@@ -56,7 +56,7 @@ fn a_model_scores_a_row_alone_as_among_others() -> Result<()> {
     // One prompt for all: what is shared changes nothing.
     let same = |line: &String| -> Result<String> {
         let mut row: Value = serde_json::from_str(line)?;
-        row["prompt"] = json!("\n\nHuman: Tell me.\n\nAssistant:");
+        row["prompt"] = json!("\n\nHuman: Tell me something about the sea and the sky, please.\n\nAssistant:");
         Ok(row.to_string())
     };
     let shared_prompt: Vec<String> = lines.iter().map(same).collect::<Result<_>>()?;
@@ -108,10 +108,13 @@ fn every_field_stays_and_parts_are_named() -> Result<()> {
 fn a_runs_rewards_are_those_of_its_completions() -> Result<()> {
     let (Some(data), Some(rm)) = (Data::find(), shared("fixtures/reward/rm_llama/model")) else { return Ok(()) };
     let dir = tempfile::tempdir()?;
-    let (rows, out) = (data.first(40, dir.path())?, dir.path().join("out"));
+    let (rows, out) = (dir.path().join("rows.jsonl"), dir.path().join("out"));
+    std::fs::write(
+        &rows,
+        ["a dog", "a big tree", "the sea"].map(|of| json!({"prompt": format!("A tale of {of}:")}).to_string()).join("\n"),
+    )?;
     let funcs = [format!("model:{}", rm.display()), data.lexicon(), "length:9".to_string()];
-    let train =
-        ple("train --preset hh --ple_iters 1 --ple_queries_per_iter 6 --max_completion_length 12 --max_prompt_length 100");
+    let train = ple("train --ple_iters 1 --ple_queries_per_iter 6 --max_completion_length 30 --ple_principle kind");
     let train = train.key("model_name_or_path", &data.model).key("dataset_name", rows).key("output_dir", &out);
     train.and("--reward_weights 1 2 3 --reward_funcs").and(&funcs.join(" ")).succeed()?;
     let written = out.join("completions/iter-00000.jsonl");

@@ -106,8 +106,11 @@ impl Reward for Scalar {
     }
 }
 
-/// The head's scalar at the last token of each text (each of at least one token), in micro-batches of about `budget` tokens. How
-/// they are cut never changes a score.
+/// Tokens in common that are worth a segment of their own.
+const WORTH: usize = 16;
+
+/// The head's scalar at the last token of each text (each of at least one token), in micro-batches of about `budget` tokens.
+/// Neighbours that begin alike, as answers to one query do, share what they begin with. Neither changes a score.
 pub fn last_token(
     s: &Stream,
     model: &Transformer,
@@ -118,21 +121,77 @@ pub fn last_token(
 ) -> Result<Vec<f32>> {
     let tokens = texts.iter().map(Vec::len).max().unwrap_or(0).max(budget.min(texts.iter().map(Vec::len).sum()));
     let rows = tokens.min(texts.len());
-    let limits = Limits { tokens, loss_rows: rows, segments: rows, examples: 0 };
+    let limits = Limits { tokens, loss_rows: rows, segments: 2 * rows, examples: 0 };
     let mut acts = model.acts(s, limits, Keep::Nothing, None)?;
     let (mut batch, mut out, mut scores) = (Batch::default(), Vec::new(), Vec::with_capacity(texts.len()));
-    let mut rest = texts.iter().peekable();
-    while rest.peek().is_some() {
+    let mut rest = texts;
+    while !rest.is_empty() {
         interrupt::check()?;
         batch.clear();
-        while let Some(text) = rest.next_if(|text| batch.tokens() + text.len() <= tokens && batch.loss_rows() < rows) {
-            batch.segment(text, Parent::Root, 0);
-            batch.rows.push(batch.tokens() as u32 - 1);
-            batch.targets.push(0);
+        while let Some(first) = rest.first()
+            && batch.tokens() + first.len() <= tokens
+            && batch.loss_rows() < rows
+        {
+            let (count, shared) = alike(&rest[..rest.len().min(rows - batch.loss_rows())], tokens - batch.tokens());
+            let (now, later) = rest.split_at(count);
+            add(&mut batch, now, shared);
+            rest = later;
         }
         model.forward(s, &mut acts, &batch, adapter, Head::Scalar(head), Keep::Nothing)?;
         acts.out(s, &mut out)?;
         scores.extend_from_slice(&out);
     }
     Ok(scores)
+}
+
+/// How many texts make the next tree of at most `room` tokens, and how many tokens all of them begin with; a text joins if that
+/// computes fewer tokens than the text alone has.
+fn alike(texts: &[Vec<u32>], room: usize) -> (usize, usize) {
+    let (mut shared, mut sum, mut count) = (texts[0].len(), texts[0].len(), 1);
+    for text in &texts[1..] {
+        let common = texts[0][..shared].iter().zip(text).take_while(|(a, b)| a == b).count();
+        let (without, with) = (sum - (count - 1) * shared + text.len(), sum + text.len() - count * common);
+        if common < WORTH || with >= without || with > room {
+            break;
+        }
+        (shared, sum, count) = (common, sum + text.len(), count + 1);
+    }
+    (count, shared)
+}
+
+/// Adds a tree: what all texts begin with, and of each what follows.
+fn add(batch: &mut Batch, texts: &[Vec<u32>], shared: usize) {
+    let root = batch.segment(&texts[0][..shared], Parent::Root, 0);
+    let last = batch.tokens() as u32 - 1;
+    for text in texts {
+        let own = &text[shared..];
+        if !own.is_empty() {
+            batch.segment(own, Parent::Segment(root), shared as u32);
+        }
+        batch.rows.push(if own.is_empty() { last } else { batch.tokens() as u32 - 1 });
+        batch.targets.push(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(head: usize, tail: &[u32]) -> Vec<u32> {
+        (100..100 + head as u32).chain(tail.iter().copied()).collect()
+    }
+
+    #[test]
+    fn neighbours_that_begin_alike_are_one_tree() {
+        let texts = [text(20, &[1, 2]), text(20, &[3]), text(20, &[]), text(15, &[7; 9])];
+        assert_eq!(alike(&texts, 1000), (3, 20));
+        assert_eq!(alike(&texts, 22), (1, 22));
+        assert_eq!(alike(&texts[3..], 1000), (1, 24));
+        // A third that has less in common would cost the first two more than it saves.
+        assert_eq!(alike(&[text(60, &[1]), text(60, &[2]), text(17, &[3])], 1000), (2, 60));
+        let mut batch = Batch::default();
+        add(&mut batch, &texts[..3], 20);
+        assert_eq!((batch.tokens(), batch.rows.as_slice(), batch.segments.len()), (23, &[21, 22, 19][..], 3));
+        assert_eq!((batch.pos[20], batch.pos[22], batch.tokens[22]), (20, 20, 3));
+    }
 }
