@@ -4,6 +4,7 @@ mod edges;
 mod generates;
 mod program;
 mod refused;
+mod rewards;
 mod runs;
 mod scores;
 mod settings;

@@ -2,24 +2,23 @@
 //! references under each.
 
 use super::{Demo, rows};
-use crate::command::logprob;
+use crate::Result;
+use crate::command::{generate, logprob, score};
 use crate::config::Command;
 use crate::data::{Tokens, sft::pair};
-use crate::log::number;
-use crate::method::{Sampling, Side};
-use crate::open::Opened;
-use crate::reward::Rewards;
-use crate::rollout::{self, Sampler};
-use crate::{Result, data, interrupt, principle::Principle};
-use model::{CacheLimits, KvCache, Settings, Tokenizer};
+use model::Tokenizer;
 use runtime::host;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::path::Path;
+
+/// Fields of an answer, in order.
+const FIELDS: [&str; 6] = ["prompt", "completion", "prompt_ids", "ids", "logps", "reward"];
 
 /// The three adapters, in the order of every table.
 pub const NAMES: [&str; 3] = ["sft", "raft", "ple"];
 
-/// `eval/references.jsonl`: what the held-out remarks went on with, as text and as ids, the end token included.
+/// `eval/prompts.jsonl`, the held-out prompts, and `eval/references.jsonl`: what they went on with, as text and as ids, the end
+/// token included.
 pub fn references(demo: &Demo) -> Result<()> {
     let tokenizer = Tokenizer::open(&demo.folder.join("model"))?;
     let path = demo.folder.join("data/held-out.jsonl");
@@ -31,6 +30,8 @@ pub fn references(demo: &Demo) -> Result<()> {
         ids.extend(tokenizer.eos());
         lines.push(json!({ "prompt": prompt, "completion": completion, "prompt_ids": prompt_ids, "ids": ids }));
     }
+    let prompts: Vec<Value> = lines.iter().map(|line| json!({ "prompt": line["prompt"] })).collect();
+    write(&demo.folder.join("eval/prompts.jsonl"), &prompts)?;
     write(&demo.folder.join("eval/references.jsonl"), &lines)
 }
 
@@ -45,48 +46,25 @@ pub fn perplexity(demo: &Demo, name: &str) -> Result<()> {
     logprob::run(&demo.settings(Command::Logprob, "", &pairs)?)
 }
 
-/// `eval/NAME.jsonl`: an answer to every held-out prompt, with its reward.
+/// `eval/NAME.jsonl`: an answer to every held-out prompt, with its reward, by `ple generate` and `ple score`.
 pub fn answers(demo: &Demo, name: &str) -> Result<()> {
+    let file = demo.at(&format!("eval/{name}.jsonl"));
     let pairs = [
         ("model_name_or_path", demo.at("model")),
         ("adapter", demo.at(name)),
-        ("dataset_name", demo.at("data/held-out.jsonl")),
-        ("output_file", demo.at(&format!("eval/{name}.jsonl"))),
+        ("dataset_name", demo.at("eval/prompts.jsonl")),
+        ("output_file", file.clone()),
     ];
     let words = "--max_prompt_length 32 --max_completion_length 40 --temperature 1";
-    let c = demo.settings(Command::Generate, words, &pairs)?;
-    let rewards = Rewards::load(&[format!("lexicon:{}", demo.at("lexicon.txt"))], &[])?;
-    let opened = Opened::for_scoring(&c)?;
-    let (queries, ..) = data::queries(Path::new(&demo.at("data/held-out.jsonl")), &opened.tokenizer, c.seed)?;
-    let principle = Principle { text: super::grammar::PRINCIPLE.into() };
-    let (prompts, _) = data::prompts(&queries, &opened.tokenizer, &principle, 32)?;
-    let model = opened.model()?;
-    let cache = CacheLimits { pages: 32 * 2, prefill_tokens: 1024, batch: 32, positions: 72 };
-    let mut kv = KvCache::new(&opened.stream, model, cache, false, None)?;
-    let settings = Settings {
-        sampling: kernels::sample::Sampling::default(),
-        stop: opened.stop(&model.config),
-        max_new_tokens: c.max_completion_length as usize,
-        seed: c.seed,
+    generate::run(&demo.settings(Command::Generate, words, &pairs)?)?;
+    let lexicon = format!("lexicon:{}", demo.at("lexicon.txt"));
+    let pairs = [("dataset_name", file.clone()), ("reward_funcs", lexicon), ("output_file", file.clone())];
+    score::run(&demo.settings(Command::Score, "", &pairs)?)?;
+    let of = |mut row: Map<String, Value>| {
+        let kept = FIELDS.map(|field| (field.to_string(), row.remove(field).unwrap_or_default()));
+        Value::Object(kept.into_iter().collect())
     };
-    let sampler = Sampler {
-        stream: &opened.stream,
-        model,
-        policy: opened.policy,
-        settings,
-        iteration: u32::MAX,
-        repeats: vec![0; prompts.len()],
-    };
-    let sides = [Side { principle: false, samples: 1, sampling: Sampling::of(&c) }];
-    let mut samples = sampler.sample(&opened.tokenizer, &prompts, &sides, &mut kv, &mut |_| interrupt::watch())?;
-    let scores = rollout::score(&rewards, &prompts, &samples)?;
-    samples.iter_mut().zip(&scores.total).for_each(|(s, r)| s.reward = *r);
-    let line = |s: &rollout::Sample| {
-        let p = &prompts[s.query];
-        json!({ "prompt": p.text, "completion": s.text, "prompt_ids": p.plain, "ids": s.answer.ids,
-            "logps": logprob::exact(&s.answer.logps), "reward": number(s.reward) })
-    };
-    write(&demo.folder.join(format!("eval/{name}.jsonl")), &samples.iter().map(line).collect::<Vec<_>>())
+    write(Path::new(&file), &rows(Path::new(&file))?.into_iter().map(of).collect::<Vec<_>>())
 }
 
 fn write(path: &Path, lines: &[Value]) -> Result<()> {

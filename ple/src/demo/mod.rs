@@ -5,6 +5,7 @@
 use crate::command::{sft, train};
 use crate::config::{Command, Config};
 use crate::method::raft::Raft;
+use crate::open::Opened;
 use crate::reward::Rewards;
 use crate::{Error, Result, checkpoint, log};
 use runtime::host;
@@ -204,8 +205,9 @@ impl Demo {
         self.say(&format!(
             "      (with method::raft in the place of PLE, best of {ANSWERS}: a yardstick of the library, not a command)"
         ));
-        let rewards = Rewards::load(&c.reward_funcs, &c.reward_weights)?;
-        train::run_method(&c, &mut Raft::new(&c, ANSWERS), rewards)
+        let mut opened = Opened::for_training(&c)?;
+        let rewards = Rewards::load(&c, Some(&mut opened))?;
+        train::run_opened(&c, opened, rewards, &mut Raft::new(&c, ANSWERS))
     }
 }
 

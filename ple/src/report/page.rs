@@ -1,7 +1,7 @@
 //! The page: one file of HTML with its style and drawings inside, and nothing that runs.
 
 use super::figures;
-use super::run::{Answer, Run};
+use super::run::{Answer, Run, label};
 use super::svg::escape;
 use crate::demo::{evaluate::NAMES, summary::Summary};
 use serde_json::Value;
@@ -108,10 +108,10 @@ fn samples(run: &Run) -> String {
     for (i, iteration) in run.iterations.iter().enumerate().filter(|(i, _)| *i == 0 || *i == last) {
         for group in iteration.groups.iter().take(SHOWN) {
             let prompt = group.first().map_or("", |a| a.prompt.as_str());
-            let branch = group.first().and_then(|a| a.branch.as_deref()).unwrap_or("left out");
+            let branch = label(group).unwrap_or("left out");
             let [first, second] = [group.first(), group.get(1)].map(cell);
             rows += &format!("<tr><td class=\"n\">{i}</td><td>{}</td>{first}{second}", escape(&shortened(prompt)));
-            rows += &format!("<td>{}</td></tr>", escape(branch));
+            rows += &format!("<td class=\"b\">{}</td></tr>", escape(branch));
         }
     }
     if rows.is_empty() {

@@ -52,7 +52,7 @@ pub struct Run {
     pub folder: PathBuf,
     /// `run.json`.
     pub settings: Value,
-    /// Every reported step.
+    /// Every reported step; those of a supervised stage before the iterations are left out.
     pub steps: Vec<Step>,
     /// Steps and losses on held-out rows.
     pub held_out: Vec<Step>,
@@ -109,11 +109,13 @@ impl Run {
                 self.held_out.push(Step { step, loss: number(&lines, &line, "eval_loss")? });
                 continue;
             }
-            let loss = number(&lines, &line, "loss")?;
             let sampled = line.fields.contains_key("iteration");
             if sampled {
                 // A supervised stage before the iterations has a log and an optimizer of its own.
-                before = if self.iterations.is_empty() { 0 } else { before };
+                if self.iterations.is_empty() {
+                    before = 0;
+                    self.steps.clear();
+                }
                 self.iteration(&lines, &line)?;
             }
             let next = if sampled { before + 1 } else { (before / every + 1) * every };
@@ -121,8 +123,11 @@ impl Run {
             if step > next || (step <= before && !repeated) {
                 return Err(lines.error(line.line, format!("field step: wanted {next}, got {step}: lines are missing or twice")));
             }
+            // An iteration that keeps nothing takes no step.
+            if step > before {
+                self.steps.push(Step { step, loss: number(&lines, &line, "loss")? });
+            }
             before = step;
-            self.steps.push(Step { step: self.steps.last().map_or(0, |s| s.step.max(step - 1)) + u64::from(step > 0), loss });
         }
         Ok(())
     }
@@ -173,9 +178,14 @@ impl Iteration {
 
     /// Share of the groups that went into a branch; None counts those left out.
     pub fn share(&self, branch: Option<&str>) -> f64 {
-        let of = |group: &&Vec<Answer>| group.first().is_some_and(|a| a.branch.as_deref() == branch);
+        let of = |group: &&Vec<Answer>| label(group) == branch;
         self.groups.iter().filter(of).count() as f64 / self.groups.len().max(1) as f64
     }
+}
+
+/// What became of a group: the branch of the answers that were trained.
+pub fn label(group: &[Answer]) -> Option<&str> {
+    group.iter().find_map(|a| a.branch.as_deref())
 }
 
 /// The answers of an iteration; every group has the sides and samples of the first.

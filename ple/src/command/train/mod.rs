@@ -58,9 +58,10 @@ struct Progress {
 
 /// Runs the command.
 pub fn run(c: &Config) -> Result<()> {
-    let rewards = Rewards::load(&c.reward_funcs, &c.reward_weights)?;
+    let mut opened = Opened::for_training(c)?;
+    let rewards = Rewards::load(c, Some(&mut opened))?;
     let mut method = Ple::new(c, rewards.unit());
-    run_method(c, rewards, &mut method)
+    run_opened(c, opened, rewards, &mut method)
 }
 
 /// Runs the loop with a method that samples on every iteration. The settings of the loop are those of `ple train`.
@@ -149,7 +150,7 @@ impl Run<'_> {
         let mut samples = self.sample(iteration, trainer, &prompts, repeats, &sides, &mut kv, &bars)?;
         let rollout = clock.elapsed().as_secs_f64();
         let bar = bars.phase(&format!("{iteration} rewards"), samples.len());
-        let scores = rollout::score(&self.rewards, &prompts, &samples)?;
+        let scores = rollout::score(&self.rewards, &trainer.model, &prompts, &samples)?;
         drop(bar);
         interrupt::check()?;
         samples.iter_mut().zip(&scores.total).for_each(|(sample, reward)| sample.reward = *reward);
