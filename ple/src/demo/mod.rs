@@ -16,6 +16,8 @@ pub mod corpus;
 pub mod evaluate;
 pub mod grammar;
 pub mod summary;
+#[cfg(test)]
+mod tests;
 pub mod tokenizer;
 
 /// Longest path of the base.
