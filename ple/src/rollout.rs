@@ -113,10 +113,13 @@ impl Sampler<'_> {
 }
 
 /// Scores every sample under the plain query; each part's scores come back beside their sum.
-pub fn score<'a>(rewards: &Rewards, prompts: &'a [Prompt], samples: &'a [Sample]) -> Result<Scores> {
-    let text = |s: &'a Sample| Scored { prompt: &prompts[s.query].text, completion: &s.text, tokens: s.answer.ids.len() };
+pub fn score<'a>(rewards: &Rewards, model: &Transformer, prompts: &'a [Prompt], samples: &'a [Sample]) -> Result<Scores> {
+    let text = |s: &'a Sample| {
+        let Prompt { row, text, .. } = &prompts[s.query];
+        Scored { row: *row, prompt: text, completion: &s.text, tokens: s.answer.ids.len() }
+    };
     let texts: Vec<Scored<'_>> = samples.iter().map(text).collect();
-    rewards.score(&texts)
+    rewards.score(Some(model), &texts)
 }
 
 /// Samples as groups, in query order.

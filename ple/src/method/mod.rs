@@ -6,6 +6,7 @@ use crate::config::Config;
 use model::{Batch, Columns};
 
 pub mod ple;
+pub mod raft;
 pub mod sft;
 #[cfg(test)]
 mod tests;

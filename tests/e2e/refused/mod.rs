@@ -5,6 +5,7 @@ mod adapters;
 mod disks;
 mod models;
 mod numbers;
+mod rewards;
 mod rows;
 mod settings;
 mod tensors;
@@ -100,6 +101,11 @@ impl Stage {
     fn score(&self) -> Ple {
         let call = ple("logprob").key("model_name_or_path", self.path("model")).key("dataset_name", self.path("rows.jsonl"));
         call.key("output_file", self.path("out.jsonl"))
+    }
+
+    /// `ple score` of the rows; the rewards follow.
+    fn rewarded(&self) -> Ple {
+        ple("score --threads 1").key("dataset_name", self.path("rows.jsonl")).key("output_file", self.path("out.jsonl"))
     }
 
     fn sft(&self) -> Ple {

@@ -58,19 +58,15 @@ struct Progress {
 
 /// Runs the command.
 pub fn run(c: &Config) -> Result<()> {
-    let rewards = Rewards::load(&c.reward_funcs, &c.reward_weights)?;
+    let mut opened = Opened::for_training(c)?;
+    let rewards = Rewards::load(c, Some(&mut opened))?;
     let mut method = Ple::new(c, rewards.unit());
-    run_method(c, rewards, &mut method)
+    run_method(c, opened, rewards, &mut method)
 }
 
-/// Runs the loop with a method that samples on every iteration. The settings of the loop are those of `ple train`.
-pub fn run_method(c: &Config, rewards: Rewards, method: &mut dyn Method) -> Result<()> {
-    trainer::supported(&method.needs())?;
-    run_opened(c, Opened::for_training(c)?, rewards, method)
-}
-
-/// [`run_method`] on what has been opened for training.
-pub fn run_opened(c: &Config, mut opened: Opened, rewards: Rewards, method: &mut dyn Method) -> Result<()> {
+/// Runs the loop with a method that samples on every iteration, on what has been opened for training. The settings of the loop are
+/// those of `ple train`.
+pub fn run_method(c: &Config, mut opened: Opened, rewards: Rewards, method: &mut dyn Method) -> Result<()> {
     trainer::supported(&method.needs())?;
     let most = prepare::samples(c, method)?;
     let mut said = Vec::new();
@@ -149,7 +145,7 @@ impl Run<'_> {
         let mut samples = self.sample(iteration, trainer, &prompts, repeats, &sides, &mut kv, &bars)?;
         let rollout = clock.elapsed().as_secs_f64();
         let bar = bars.phase(&format!("iter {iteration} rewards"), samples.len());
-        let scores = rollout::score(&self.rewards, &prompts, &samples)?;
+        let scores = rollout::score(&self.rewards, &trainer.model, &prompts, &samples)?;
         drop(bar);
         interrupt::check()?;
         samples.iter_mut().zip(&scores.total).for_each(|(sample, reward)| sample.reward = *reward);
