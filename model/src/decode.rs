@@ -22,7 +22,7 @@ pub struct SampleKey {
 }
 
 /// Settings of a run: the same for all its sequences.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Settings {
     /// How ids are drawn.
     pub sampling: sample::Sampling,
