@@ -53,7 +53,7 @@ fn requests_that_cannot_be_answered() -> Result<()> {
         let mut kv = KvCache::new(&s, &model, row.limits, false, None)?;
         let request = |prompt: &[u32]| Request { prompt: prompt.to_vec(), ..Default::default() };
         let requests = [request(&[4, 5]), request(&row.prompt)];
-        let settings = Settings { sampling: row.sampling, stop: Vec::new(), max_new_tokens: row.new, seed: 1 };
+        let settings = Settings { sampling: row.sampling, max_new_tokens: row.new, seed: 1, ..Settings::default() };
         refused(
             row.what,
             generate(&s, &model, &mut kv, &requests, &settings, slot, &mut |_| ControlFlow::Continue(())),
@@ -75,7 +75,7 @@ fn requests_at_the_limits() -> Result<()> {
         let limits = CacheLimits { pages: (prompt + new).div_ceil(64), batch: 1, ..LIMITS };
         let mut kv = KvCache::new(&s, &model, limits, false, None)?;
         let requests = vec![Request { prompt: vec![3; prompt], ..Default::default() }; 3];
-        let settings = Settings { sampling: Sampling::default(), stop: Vec::new(), max_new_tokens: new, seed: 1 };
+        let settings = Settings { max_new_tokens: new, seed: 1, ..Settings::default() };
         let out: Vec<Finished> = generate(&s, &model, &mut kv, &requests, &settings, slot, &mut |_| ControlFlow::Continue(()))?;
         ensure!(out.iter().all(|f| f.ids.len() == new && !f.stopped), "{prompt} + {new}: {out:?}");
     }

@@ -22,7 +22,7 @@ fn requests() -> Vec<Request> {
 }
 
 fn settings(sampling: Sampling) -> Settings {
-    Settings { sampling, stop: vec![17, 40], max_new_tokens: NEW, seed: 42 }
+    Settings { sampling, stop: vec![17, 40], max_new_tokens: NEW, seed: 42, ..Settings::default() }
 }
 
 /// What a server may choose freely.
