@@ -62,7 +62,7 @@ pub fn run(c: &Config) -> Result<()> {
     let (prompts, principle) = prepare::prompts(c, &opened, &mut |line| said.push(line))?;
     let supervised = prepare::supervised_rows(c, &opened, &mut |line| said.push(line))?;
     let reference = prepare::reference(c, &mut opened, &method)?;
-    let (cache, limits) = prepare::plan(c, opened.model()?.positions(), supervised.as_ref());
+    let (cache, limits) = prepare::plan(c, opened.model()?.positions(), supervised.as_ref())?;
     let per_iteration = (c.ple_queries_per_iter as usize).div_ceil(c.batch_size()) as u64 * u64::from(c.ple_epochs_per_iter);
     let steps = (u64::from(c.ple_iters) * per_iteration).min(super::most_steps(c));
     let optimizer = super::optimizer(c, &opened, steps)?;
@@ -188,6 +188,8 @@ impl Run<'_> {
         let settings = Settings {
             sampling: kernels::sample::Sampling::default(),
             stop: self.opened.stop(&trainer.model.config),
+            stop_strings: self.c.stop_strings.clone(),
+            tokenizer: Some(self.opened.tokenizer.clone()),
             max_new_tokens: self.c.max_completion_length as usize,
             seed: self.c.seed,
         };

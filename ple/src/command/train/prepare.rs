@@ -10,11 +10,10 @@ use crate::pack;
 use crate::principle::Principle;
 use crate::trainer::{Trainer, Workspace};
 use crate::{Error, Result};
+use kernels::kv_store::PAGE;
 use model::{Adapter, CacheLimits, Limits};
 use runtime::Arena;
 
-/// Sequences that are decoded at once.
-const SEQUENCES: usize = 32;
 /// Samples of one row and side in an iteration: their numbers have 16 bits, and a row may come once more where the order wraps.
 const ROW_SAMPLES: u64 = 65_535;
 
@@ -79,12 +78,20 @@ pub(super) fn reference(c: &Config, opened: &mut Opened, method: &dyn Method) ->
     }
 }
 
-/// Sizes of both phases: the longest prompt and answer there can be.
-pub(super) fn plan(c: &Config, positions: usize, supervised: Option<&sft::Rows>) -> (CacheLimits, Limits) {
+/// Sizes of both phases: the longest prompt and answer there can be. A cache that cannot hold them is a usage error.
+pub(super) fn plan(c: &Config, positions: usize, supervised: Option<&sft::Rows>) -> Result<(CacheLimits, Limits)> {
     let answer = c.max_completion_length as usize;
     let prompt = (c.max_prompt_length as usize).min(positions.saturating_sub(answer)).max(1);
-    let (positions, batch) = (prompt + answer, SEQUENCES.min(c.ple_queries_per_iter as usize).max(1));
-    let cache = CacheLimits { pages: batch * positions.div_ceil(64), prefill_tokens: prompt.max(1024), batch, positions };
+    let (positions, batch) = (prompt + answer, (c.max_num_seqs as usize).min(c.ple_queries_per_iter as usize).max(1));
+    let (longest, given) = (positions.div_ceil(PAGE), (c.kv_cache_tokens as usize).div_ceil(PAGE));
+    if given > 0 && given < longest {
+        let (least, got) = (longest * PAGE, c.kv_cache_tokens);
+        return Err(Error::Usage(format!(
+            "kv_cache_tokens: wanted 0 or at least {least} for the longest prompt and answer, got {got}"
+        )));
+    }
+    let pages = if given > 0 { given.min(batch * longest) } else { batch * longest };
+    let cache = CacheLimits { pages, prefill_tokens: prompt.max(1024), batch, positions };
     let tree = (prompt + 2 * answer).max(supervised.map_or(0, |rows| rows.budget(c)));
-    (cache, pack::limits(tree.max(c.max_tokens_per_micro_batch as usize)))
+    Ok((cache, pack::limits(tree.max(c.max_tokens_per_micro_batch as usize))))
 }
