@@ -84,3 +84,6 @@ fn check(model: &Transformer, kv: &KvCache, requests: &[Request], settings: &Set
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

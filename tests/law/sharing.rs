@@ -3,7 +3,7 @@
 use super::decoding::{FEWEST, LONGEST, NEW, ROOMY, Service, alike, kinds, run, same, settings};
 use super::{Setup, is_portable, reference, setups};
 use anyhow::{Result, ensure};
-use model::{CacheLimits, Error, Finished, KvCache, Request, Settings, generate};
+use model::{CacheLimits, Error, Finished, KvCache, Request, Settings, Tokenizer, generate};
 use ple_tests::tiny;
 use runtime::DType;
 use std::ops::ControlFlow;
@@ -55,6 +55,40 @@ fn preempted_samples_are_the_same_on_threads_and_instruction_sets() -> Result<()
         let service = Service { batch: 8, pages: FEWEST + 1, prefill: 60, reversed: false };
         let got = run(setup, folder.path(), service, &requests[..count], &settings)?;
         same(&format!("{setup:?}"), &got, &wanted[..count])?;
+    }
+    Ok(())
+}
+
+/// A tokenizer of words `w0`, `w1`, … with blanks between them.
+fn words() -> Result<Tokenizer> {
+    let folder = tempfile::tempdir()?;
+    let vocabulary: serde_json::Map<_, _> = (0..tiny::VOCABULARY).map(|id| (format!("w{id}"), id.into())).collect();
+    let file = serde_json::json!({"version": "1.0", "added_tokens": [], "pre_tokenizer": {"type": "Whitespace"}, "decoder": null,
+        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "w0"}});
+    std::fs::write(folder.path().join("tokenizer.json"), file.to_string())?;
+    Ok(Tokenizer::open(folder.path())?)
+}
+
+/// Answers end with the token that completes a stop string, also one of several tokens and also where they were preempted in it.
+#[test]
+fn stop_strings_end_answers_wherever_they_run() -> Result<()> {
+    let folder = tiny::folder(true, DType::F32)?;
+    let (requests, endless, tokenizer) = (alike(70), Settings { stop: Vec::new(), ..settings(kinds()[0]) }, words()?);
+    let whole = alone(reference(), folder.path(), &requests, &endless)?;
+    // Two neighbours of an answer, of which the second is cut short, and a digit that is in many words.
+    let pair = format!("w{} w{}", whole[0].ids[20], whole[0].ids[21] / 10);
+    let stops = Settings { stop_strings: vec![pair, "66".into()], tokenizer: Some(tokenizer.clone()), ..endless };
+    let cut = |f: &Finished| -> Result<Finished> {
+        let texts = (1..=f.ids.len()).map(|n| Ok(tokenizer.decode(&f.ids[..n], false)?)).collect::<Result<Vec<_>>>()?;
+        let end = texts.iter().position(|text| stops.stop_strings.iter().any(|stop| text.contains(stop)));
+        let n = end.map_or(f.ids.len(), |i| i + 1);
+        let (ids, logps, sampling_logps) = (f.ids[..n].to_vec(), f.logps[..n].to_vec(), f.sampling_logps[..n].to_vec());
+        Ok(Finished { id: f.id, ids, logps, sampling_logps, stopped: end.is_some() })
+    };
+    let wanted = whole.iter().map(cut).collect::<Result<Vec<_>>>()?;
+    ensure!(wanted[0].stopped && wanted[0].ids.len() <= 22 && wanted.iter().any(|f| !f.stopped), "{wanted:?}");
+    for service in [ROOMY, Service { batch: 64, pages: FEWEST, prefill: 9, reversed: true }] {
+        same(&format!("{service:?}"), &run(reference(), folder.path(), service, &requests, &stops)?, &wanted)?;
     }
     Ok(())
 }

@@ -81,7 +81,7 @@ impl<'a> Schedule<'a> {
     /// Takes pages back until the next steps cannot run dry: first those of the kept prefix, then those of the newest sequences.
     /// A sequence that is alone and not even then has enough (it forked off others inside pages) waits too: it begins again with
     /// pages of its own, of which there are enough.
-    fn make_room(&mut self) {
+    pub fn make_room(&mut self) {
         if self.waiting.is_empty() {
             self.forget_last();
         }
@@ -93,7 +93,7 @@ impl<'a> Schedule<'a> {
     }
 
     /// Computes a wave and starts its sequences.
-    fn prefill(&mut self, wave: Wave) -> Result<()> {
+    pub fn prefill(&mut self, wave: Wave) -> Result<()> {
         if !wave.batch.segments.is_empty() {
             self.model.prefill(self.s, self.kv, &wave.batch, self.run.adapter())?;
         }
