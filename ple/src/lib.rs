@@ -15,6 +15,7 @@ pub mod open;
 pub mod optim;
 pub mod pack;
 pub mod principle;
+pub mod progress;
 pub mod reward;
 pub mod rollout;
 pub mod trainer;

@@ -1,10 +1,13 @@
 //! One iteration's answers: queries to prompts, prompts to samples, samples to rewards, all in (query, side, sample) order.
 
 use crate::Result;
+use crate::config::Config;
 use crate::data::Prompt;
 use crate::method::{Answer, Example, Group, Side};
 use crate::reward::{Rewards, Scored, Scores};
-use model::{Acts, Adapter, Finished, KvCache, Progress, Request, SampleKey, Settings, Tokenizer, Transformer, generate};
+use model::{
+    Acts, Adapter, CacheLimits, Finished, KvCache, Progress, Request, SampleKey, Settings, Tokenizer, Transformer, generate,
+};
 use runtime::Stream;
 use std::ops::ControlFlow;
 
@@ -36,6 +39,18 @@ fn drawn(side: &Side) -> kernels::sample::Sampling {
         repetition_penalty: s.repetition_penalty,
         ..Default::default()
     }
+}
+
+/// Sizes of the cache for `asked` sequences of at most `prompt` tokens before their answers.
+pub fn cache(c: &Config, prompt: usize, asked: usize) -> CacheLimits {
+    let (positions, batch) = (prompt + c.max_completion_length as usize, asked.clamp(1, c.max_num_seqs as usize));
+    CacheLimits { pages: batch * positions.div_ceil(64), prefill_tokens: prompt.max(1024), batch, positions }
+}
+
+/// What all sides share of the sampler's settings.
+pub fn settings(c: &Config, stop: Vec<u32>) -> Settings {
+    let sampling = kernels::sample::Sampling::default();
+    Settings { sampling, stop, max_new_tokens: c.max_completion_length as usize, seed: c.seed }
 }
 
 /// The ids a sample was drawn after.
