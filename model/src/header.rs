@@ -146,8 +146,7 @@ pub fn write_with_metadata(path: &Path, more: &[(&str, String)], tensors: &[Tens
                 format!("tensor {name:?}: wanted {wanted} bytes for {dtype} {shape:?}, got {}", bytes.len()),
             ));
         }
-        let (key, shape, end) =
-            (text(name), serde_json::Value::from(shape.as_slice()), start + bytes.len());
+        let (key, shape, end) = (text(name), serde_json::Value::from(shape.as_slice()), start + bytes.len());
         header += &format!(r#",{key}:{{"dtype":"{}","shape":{shape},"data_offsets":[{start},{end}]}}"#, dtype_name(*dtype));
         start = end;
     }

@@ -2,7 +2,9 @@
 //! parsers; here are batches, requests, plans and disks.
 
 mod batches;
+mod checkpoint;
 mod disks;
+mod killed;
 mod requests;
 mod training;
 
