@@ -115,6 +115,10 @@ pub fn go_on(output: &Path, steps: u64) -> Result<()> {
         None => Tuning::new(tune)?,
     };
     crate::data::say("ready");
+    // The first of two writes of a step: the second is still to come.
+    if newest.found.is_some_and(|(_, state)| state.stage == Stage::Ple) {
+        tuning.write(output, &tuning.state())?;
+    }
     while tuning.steps() < steps {
         tuning.step()?;
         let state = tuning.state();
