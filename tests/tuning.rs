@@ -106,7 +106,7 @@ impl Tuning {
 
 /// Goes on from the newest checkpoint of `output` until `steps` are done, with a checkpoint after each, every third of them written
 /// twice, and two kept. Says `ready`, then each step whose checkpoint is written.
-pub fn go_on(output: &Path, steps: u64) -> Result<()> {
+pub fn go_on(output: &Path, steps: u64, say: fn(&str)) -> Result<()> {
     let newest = checkpoint::newest(output)?;
     anyhow::ensure!(newest.passed.is_empty(), "{:?}", newest.passed);
     let tune = Tune::Lora(0);
@@ -114,7 +114,7 @@ pub fn go_on(output: &Path, steps: u64) -> Result<()> {
         Some((folder, state)) => Tuning::from(tune, folder, state)?,
         None => Tuning::new(tune)?,
     };
-    crate::data::say("ready");
+    say("ready");
     // The first of two writes of a step: the second is still to come.
     if newest.found.is_some_and(|(_, state)| state.stage == Stage::Ple) {
         tuning.write(output, &tuning.state())?;
@@ -126,7 +126,7 @@ pub fn go_on(output: &Path, steps: u64) -> Result<()> {
             tuning.write(output, &State { stage: Stage::Ple, ..state.clone() })?;
         }
         tuning.write(output, &state)?;
-        crate::data::say(&state.step.to_string());
+        say(&state.step.to_string());
         checkpoint::prune(output, 2, None)?;
     }
     Ok(())

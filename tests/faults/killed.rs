@@ -65,8 +65,8 @@ fn killed(output: &Path, after: u32) -> Result<String> {
 /// The same bytes as a run without a stop.
 fn as_straight(output: &Path, steps: u64) -> Result<()> {
     let straight = tempfile::tempdir()?;
-    tuning::go_on(output, steps)?;
-    tuning::go_on(straight.path(), steps)?;
+    tuning::go_on(output, steps, |_| ())?;
+    tuning::go_on(straight.path(), steps, |_| ())?;
     for name in names(straight.path())? {
         for file in names(&straight.path().join(&name))? {
             let read = |folder: &Path| std::fs::read(folder.join(&name).join(&file)).with_context(|| format!("{name}/{file}"));
@@ -93,7 +93,7 @@ fn killed_at_any_moment() -> Result<()> {
 /// A folder whose next checkpoints are new ones and one that replaces another.
 fn begun() -> Result<tempfile::TempDir> {
     let out = tempfile::tempdir()?;
-    tuning::go_on(out.path(), 1)?;
+    tuning::go_on(out.path(), 1, |_| ())?;
     Ok(out)
 }
 
