@@ -1,6 +1,7 @@
 //! One file per command: settings to a finished run.
 
 pub mod demo;
+pub mod diff;
 pub mod generate;
 pub mod logprob;
 pub mod report;

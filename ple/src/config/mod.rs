@@ -41,6 +41,8 @@ pub enum Command {
     Logprob,
     /// A page on finished or running runs.
     Report,
+    /// The first difference between two runs.
+    Diff,
     /// The whole way on a small model made on the spot.
     Demo,
     /// What this machine has.
@@ -49,13 +51,14 @@ pub enum Command {
 
 impl Command {
     /// All of them.
-    pub const ALL: [Command; 8] = [
+    pub const ALL: [Command; 9] = [
         Command::Sft,
         Command::Train,
         Command::Generate,
         Command::Score,
         Command::Logprob,
         Command::Report,
+        Command::Diff,
         Command::Demo,
         Command::Doctor,
     ];
@@ -69,6 +72,7 @@ impl Command {
             Command::Score => "score",
             Command::Logprob => "logprob",
             Command::Report => "report",
+            Command::Diff => "diff",
             Command::Demo => "demo",
             Command::Doctor => "doctor",
         }
