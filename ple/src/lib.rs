@@ -17,6 +17,7 @@ pub mod pack;
 pub mod principle;
 pub mod reward;
 pub mod rollout;
+pub mod telemetry;
 pub mod trainer;
 
 pub use error::{Error, Result};
