@@ -27,7 +27,7 @@ pub fn check(c: &Config) -> Result<()> {
         Command::Score => rows(c).and_then(|()| rewards(c)),
         Command::Logprob => rows(c),
         Command::Report => ensure(!c.runs.is_empty(), "runs", "the folders of one or more runs", "nothing"),
-        Command::Demo | Command::Doctor => Ok(()),
+        Command::Demo | Command::Doctor | Command::Config | Command::Completions => Ok(()),
     }
 }
 
