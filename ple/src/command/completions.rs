@@ -147,3 +147,6 @@ fn fish() -> String {
     }
     text + "complete -c ple -n '__fish_seen_subcommand_from report' -F\n"
 }
+
+#[cfg(test)]
+mod tests;

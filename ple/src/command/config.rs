@@ -98,3 +98,6 @@ fn from_trl(command: Command, argv: &[String]) -> Result<()> {
         n => Err(Error::Usage(format!("{file}: {n} of its keys are refused\n{}", translated.refused.join("\n")))),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -59,8 +59,8 @@ pub enum Command {
 impl Command {
     /// All of them.
     pub const ALL: [Command; 10] = [
-        Command::Sft,
         Command::Train,
+        Command::Sft,
         Command::Generate,
         Command::Score,
         Command::Logprob,
