@@ -76,7 +76,7 @@ fn limits(r: &Report, add: &mut impl FnMut(String, String)) {
         let mib = limit.soft >> 20;
         let what = match limit.name {
             "cpu time" => format!("the system ends this process after {} s of processor time", limit.soft),
-            "file size" if limit.soft < LITTLE_DISK => format!("a file may grow to {mib} MiB only"),
+            "file size" if limit.soft < LITTLE_DISK => format!("a file may grow to {} KiB only", limit.soft >> 10),
             "data size" | "address space" if limit.soft < r.memory.total => format!("{} is limited to {mib} MiB", limit.name),
             "processes" if limit.soft < u64::from(r.device.cores) + 64 => {
                 format!("{} processes and threads are allowed", limit.soft)

@@ -71,7 +71,7 @@ fn each_fault_is_one_finding_with_its_fix() {
     let limit = |name, soft, hard| vec![Limit { name, soft, hard }];
     let limited: [(&'static str, u64, Option<u64>, &str, &str); 6] = [
         ("cpu time", 60, None, "ends this process after 60 s", "ulimit -t unlimited"),
-        ("file size", 5 << 20, Some(7 << 20), "grow to 5 MiB", "ulimit -f 7168"),
+        ("file size", 5 << 20, Some(7 << 20), "grow to 5120 KiB", "ulimit -f 7168"),
         ("address space", 5 << 20, None, "address space is limited to 5 MiB", "ulimit -v unlimited"),
         ("data size", 5 << 20, Some(5 << 20), "data size is limited to 5 MiB", "administrator"),
         ("processes", 20, Some(30), "20 processes and threads", "ulimit -u 30"),

@@ -146,6 +146,30 @@ fn a_file_of_trl_is_translated() {
 }
 
 #[test]
+fn mutated_files_are_told_not_panicked_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.yaml");
+    let yaml =
+        b"seed: 1\nple: {tau0: 0.2, alpha: 0.9}\nreward_funcs: [length:3]\ntorch_dtype: bfloat16\nenv: {a: b}\nuse_dora: false\n";
+    let mut random = crate::data::tests::Random::new(5);
+    let mut found = [0, 0, 0];
+    for _ in 0..300 {
+        std::fs::write(&path, random.mutate(yaml)).unwrap();
+        let checked = check(Command::Train, &[path.display().to_string()]);
+        match Translated::read(Command::Train, &path) {
+            Ok(translated) if translated.refused.is_empty() => {
+                again(Command::Train, &translated.text());
+                found[0] += 1;
+            }
+            Ok(_) => found[1] += 1,
+            Err(_) => found[2] += 1,
+        }
+        assert!(checked.is_err(), "no model is named");
+    }
+    assert!(found[0] > 0 && found[1] > 20 && found[2] > 20, "{found:?}");
+}
+
+#[test]
 fn the_command_is_a_word_like_any_other() {
     let of = |text: &str| command(&words(text)).map(|(c, rest)| (c, rest.join(" "))).map_err(|e| e.to_string());
     assert_eq!(of("show --seed 1"), Ok((Command::Train, "show --seed 1".into())));
