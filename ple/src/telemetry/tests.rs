@@ -43,7 +43,7 @@ fn stopped_and_resumed(folder: &Path) -> Vec<u64> {
 fn python(module: &str, script: &str, argument: &Path) -> Option<String> {
     let call = |script: &str| std::process::Command::new("python3").arg("-c").arg(script).arg(argument).output();
     if !call(&format!("import {module}")).is_ok_and(|out| out.status.success()) {
-        eprintln!("skip: python3 has no {module}");
+        crate::log::tell(&format!("skip: python3 has no {module}"));
         return None;
     }
     let out = call(script).unwrap();
@@ -76,6 +76,21 @@ fn the_state_has_the_fields_of_the_trainer_and_no_others() {
     std::fs::write(folder.path().join(trainer_state::NAME), "{\"epoch\": \"x\"}").unwrap();
     let error = TrainerState::read(folder.path()).unwrap_err();
     assert!(error.exit_code() == 3 && error.to_string().contains("trainer_state.json"), "{error}");
+}
+
+/// Read by the trainer's own class and written by it again, the file is the same bytes.
+#[test]
+fn transformers_reads_the_state() {
+    let folder = tempfile::tempdir().unwrap();
+    stopped_and_resumed(folder.path());
+    let path = folder.path().join(trainer_state::NAME);
+    let script = "import sys\nfrom transformers.trainer_callback import TrainerState\n\
+        TrainerState.load_from_json(sys.argv[1]).save_to_json(sys.argv[1] + '.again')";
+    if python("transformers", script, &path).is_none() {
+        return;
+    }
+    let again = folder.path().join("trainer_state.json.again");
+    assert_eq!(std::fs::read_to_string(again).unwrap(), std::fs::read_to_string(path).unwrap());
 }
 
 #[test]

@@ -9,7 +9,7 @@ fn shell(name: &str, flags: &[&str], script: &str) -> Option<String> {
     let path = folder.path().join("script");
     std::fs::write(&path, script).unwrap();
     let Ok(out) = Process::new(name).args(flags).arg(&path).current_dir(folder.path()).env("HOME", folder.path()).output() else {
-        eprintln!("skip: {name} is not installed");
+        log::tell(&format!("skip: {name} is not installed"));
         return None;
     };
     let said = String::from_utf8_lossy(&out.stderr);
