@@ -1,5 +1,7 @@
 //! One file per command: settings to a finished run.
 
+pub mod completions;
+pub mod config;
 pub mod demo;
 pub mod diff;
 pub mod generate;
