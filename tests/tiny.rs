@@ -70,8 +70,20 @@ fn spread(name: &str) -> f32 {
 
 /// Writes a folder with random weights, stored as `dtype`.
 pub fn folder(tied: bool, dtype: DType) -> Result<TempDir> {
+    of(&config(tied), dtype)
+}
+
+/// The same in f32 with a scalar head in place of the vocabulary.
+pub fn scalar() -> Result<TempDir> {
+    let mut config = config(false);
+    config["architectures"] = json!(["LlamaForSequenceClassification"]);
+    config["id2label"] = json!({"0": "LABEL_0"});
+    of(&config, DType::F32)
+}
+
+fn of(config: &serde_json::Value, dtype: DType) -> Result<TempDir> {
     let dir = tempfile::tempdir()?;
-    std::fs::write(dir.path().join("config.json"), config(tied).to_string())?;
+    std::fs::write(dir.path().join("config.json"), config.to_string())?;
     let config = model::Config::from_folder(dir.path())?;
     let mut random = Random(7);
     let mut rows: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();

@@ -1,6 +1,8 @@
 //! The run's log: one JSON object a line in `log.jsonl`, and one short line for a reader.
 
 use crate::Result;
+use crate::config::{Config, LogFormat};
+use crate::progress::Bars;
 use serde_json::{Map, Value};
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -68,22 +70,30 @@ pub struct Log {
     file: Lines,
     quiet: bool,
     json: bool,
+    /// Bars of its phases; lines are printed beside them.
+    pub bars: Bars,
 }
 
 impl Log {
-    /// `log.jsonl` in the run's folder. `quiet` keeps the terminal silent, `json` prints the objects themselves.
-    pub fn create(folder: &Path, quiet: bool, json: bool) -> Result<Log> {
-        Ok(Log { file: Lines::create(&folder.join("log.jsonl"))?, quiet, json })
+    /// `log.jsonl` in the run's folder. `quiet` keeps the terminal silent, `log_format json` prints the objects themselves.
+    pub fn create(folder: &Path, c: &Config) -> Result<Log> {
+        let (file, json) = (Lines::create(&folder.join("log.jsonl"))?, c.log_format == LogFormat::Json);
+        Ok(Log { file, quiet: c.quiet, json, bars: Bars::new(c) })
     }
 
     /// Writes one object, and `text` for the reader.
     pub fn row(&mut self, row: Map<String, Value>, text: &str) -> Result<()> {
+        self.record(row)?;
+        self.say(text);
+        Ok(())
+    }
+
+    /// Writes one object without a line for the reader.
+    pub fn record(&mut self, row: Map<String, Value>) -> Result<()> {
         let row = Value::Object(row);
         self.file.write(&row)?;
         if self.json {
             tell(&row.to_string());
-        } else {
-            self.say(text);
         }
         Ok(())
     }
@@ -91,7 +101,7 @@ impl Log {
     /// A line for the reader only.
     pub fn say(&self, text: &str) {
         if !self.quiet && !self.json {
-            tell(text);
+            self.bars.aside(|| tell(text));
         }
     }
 }

@@ -1,15 +1,29 @@
 //! Log-probabilities of given ids through the training forward: `ple logprob`, the gap measurement, held-out loss.
 
 use crate::method::Example;
-use crate::{Result, pack};
+use crate::{Result, interrupt, pack};
 use model::{Acts, Adapter, Batch, Head, Keep, Transformer};
 use runtime::Stream;
 
-/// Per example, the log-probabilities of its loss rows in order (all answers one after the other).
+/// Per example, the log-probabilities of its loss rows in order (all answers one after the other). A signal breaks it off.
 pub fn score(s: &Stream, model: &Transformer, acts: &mut Acts, adapter: Adapter, examples: &[&Example]) -> Result<Vec<Vec<f32>>> {
+    score_telling(s, model, acts, adapter, examples, &mut |_, _| ())
+}
+
+/// The same; `tell` hears after each micro-batch of the examples that are done and of the tokens computed for them.
+pub fn score_telling(
+    s: &Stream,
+    model: &Transformer,
+    acts: &mut Acts,
+    adapter: Adapter,
+    examples: &[&Example],
+    tell: &mut dyn FnMut(usize, usize),
+) -> Result<Vec<Vec<f32>>> {
+    let mut tokens = 0;
     let (mut batch, mut out, mut all) = (Batch::default(), Vec::new(), Vec::with_capacity(examples.len()));
     let mut rest = examples;
     while !rest.is_empty() {
+        interrupt::check()?;
         let (now, later) = rest.split_at(pack::next(rest, acts.limits())?);
         rest = later;
         pack::fill(&mut batch, now)?;
@@ -19,6 +33,8 @@ pub fn score(s: &Stream, model: &Transformer, acts: &mut Acts, adapter: Adapter,
             let spans = &batch.sequences[example.range()];
             all.push(spans.iter().flat_map(|span| &out[span.range()]).copied().collect());
         }
+        tokens += batch.tokens();
+        tell(all.len(), tokens);
     }
     Ok(all)
 }

@@ -55,7 +55,7 @@ impl Opened {
                 }
                 None => fresh(c, &modules)?,
             };
-            opened.policy = opened.slot(disk)?;
+            opened.policy = opened.insert(disk)?;
             opened.tune = Tune::Lora(0);
         }
         Ok(opened)
@@ -67,7 +67,7 @@ impl Opened {
         if let Some(folder) = &c.adapter {
             let disk = adapter::Adapter::load(folder, &opened.model()?.modules())?;
             opened.notes.clone_from(&disk.config.warnings);
-            opened.policy = opened.slot(disk)?;
+            opened.policy = opened.insert(disk)?;
         }
         Ok(opened)
     }
@@ -108,10 +108,11 @@ impl Opened {
     /// Loads an adapter folder into a slot of its own.
     pub fn add_slot(&mut self, folder: &Path) -> Result<Adapter> {
         let disk = adapter::Adapter::load(folder, &self.model()?.modules())?;
-        self.slot(disk)
+        self.insert(disk)
     }
 
-    fn slot(&mut self, disk: adapter::Adapter) -> Result<Adapter> {
+    /// Puts an adapter into a slot of its own.
+    pub fn insert(&mut self, disk: adapter::Adapter) -> Result<Adapter> {
         let model = self.model.as_mut().ok_or_else(taken)?;
         Ok(model.add_slot(Lora::upload(&self.stream, model.base(), disk)?)?)
     }
@@ -131,7 +132,7 @@ fn taken() -> Error {
 }
 
 /// Every id of the tokenizer has a row in the embedding.
-fn fits(folder: &Path, tokens: usize, rows: usize) -> Result<()> {
+pub(crate) fn fits(folder: &Path, tokens: usize, rows: usize) -> Result<()> {
     if tokens <= rows {
         return Ok(());
     }

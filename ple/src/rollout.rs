@@ -1,10 +1,15 @@
 //! One iteration's answers: queries to prompts, prompts to samples, samples to rewards, all in (query, side, sample) order.
 
-use crate::Result;
+use crate::config::Config;
 use crate::data::Prompt;
 use crate::method::{Answer, Example, Group, Side};
+use crate::open::Opened;
 use crate::reward::{Rewards, Scored, Scores};
-use model::{Acts, Adapter, Finished, KvCache, Progress, Request, SampleKey, Settings, Tokenizer, Transformer, generate};
+use crate::{Error, Result};
+use kernels::kv_store::PAGE;
+use model::{
+    Acts, Adapter, CacheLimits, Finished, KvCache, Progress, Request, SampleKey, Settings, Tokenizer, Transformer, generate,
+};
 use runtime::Stream;
 use std::ops::ControlFlow;
 
@@ -35,6 +40,32 @@ fn drawn(side: &Side) -> kernels::sample::Sampling {
         min_p: s.min_p,
         repetition_penalty: s.repetition_penalty,
         ..Default::default()
+    }
+}
+
+/// Sizes of the cache for `asked` sequences of at most `prompt` tokens before their answers.
+pub fn cache(c: &Config, prompt: usize, asked: usize) -> Result<CacheLimits> {
+    let (positions, batch) = (prompt + c.max_completion_length as usize, asked.clamp(1, c.max_num_seqs as usize));
+    let (longest, given) = (positions.div_ceil(PAGE), (c.kv_cache_tokens as usize).div_ceil(PAGE));
+    if given > 0 && given < longest {
+        let (least, got) = (longest * PAGE, c.kv_cache_tokens);
+        let wanted = format!("wanted 0 or at least {least} for the longest prompt and answer");
+        return Err(Error::Usage(format!("kv_cache_tokens: {wanted}, got {got}")));
+    }
+    let most = batch * longest;
+    let pages = if given > 0 { given.min(most) } else { most };
+    Ok(CacheLimits { pages, prefill_tokens: prompt.max(1024), batch, positions })
+}
+
+/// What all sides share of the sampler's settings.
+pub fn settings(c: &Config, opened: &Opened, model: &Transformer) -> Settings {
+    Settings {
+        sampling: kernels::sample::Sampling::default(),
+        stop: opened.stop(&model.config),
+        stop_strings: c.stop_strings.clone(),
+        tokenizer: Some(opened.tokenizer.clone()),
+        max_new_tokens: c.max_completion_length as usize,
+        seed: c.seed,
     }
 }
 
@@ -98,10 +129,13 @@ impl Sampler<'_> {
 }
 
 /// Scores every sample under the plain query; each part's scores come back beside their sum.
-pub fn score<'a>(rewards: &Rewards, prompts: &'a [Prompt], samples: &'a [Sample]) -> Result<Scores> {
-    let text = |s: &'a Sample| Scored { prompt: &prompts[s.query].text, completion: &s.text, tokens: s.answer.ids.len() };
+pub fn score<'a>(rewards: &Rewards, model: &Transformer, prompts: &'a [Prompt], samples: &'a [Sample]) -> Result<Scores> {
+    let text = |s: &'a Sample| {
+        let Prompt { row, text, .. } = &prompts[s.query];
+        Scored { row: *row, prompt: text, completion: &s.text, tokens: s.answer.ids.len() }
+    };
     let texts: Vec<Scored<'_>> = samples.iter().map(text).collect();
-    rewards.score(&texts)
+    rewards.score(Some(model), &texts)
 }
 
 /// Samples as groups, in query order.

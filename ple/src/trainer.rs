@@ -2,7 +2,7 @@
 
 use crate::method::{Example, Heads, Method, Needs, Outputs};
 use crate::optim::Optimizer;
-use crate::{Error, Result, pack};
+use crate::{Error, Result, interrupt, pack};
 use model::{Acts, Adapter, Batch, Grads, Head, Keep, Limits, Transformer, Tune};
 use runtime::{Arena, Buffer, Stream, comm::Comm};
 use std::time::Instant;
@@ -88,7 +88,7 @@ impl Trainer {
         self.grads.tensors().iter().map(|t| t.shape[0] * t.shape[1]).sum()
     }
 
-    /// One optimizer step over `examples`.
+    /// One optimizer step over `examples`; a signal breaks it off before anything is changed.
     pub fn step(&mut self, w: &mut Workspace, method: &dyn Method, examples: &[&Example]) -> Result<Step> {
         let start = Instant::now();
         supported(&method.needs())?;
@@ -97,6 +97,8 @@ impl Trainer {
         self.grads.zero()?;
         let mut rest = examples;
         while !rest.is_empty() {
+            // Nothing is stepped before the last micro-batch: what was begun is left out as a whole.
+            interrupt::check()?;
             let (now, later) = rest.split_at(pack::next(rest, w.acts.limits())?);
             rest = later;
             pack::fill(&mut w.batch, now)?;

@@ -1,12 +1,20 @@
 //! The program as a user calls it: every command in a process of its own, what it leaves behind, and what it refuses.
 
+mod demo;
+mod edges;
+mod generates;
 mod program;
 mod refused;
+mod report;
+mod rewards;
 mod runs;
 mod scores;
 mod settings;
 mod sft;
+#[cfg(target_os = "linux")]
+mod signals;
 mod starts;
+mod terminal;
 
 use anyhow::{Context, Result, ensure};
 use flate2::Compression;

@@ -63,6 +63,31 @@ impl Ple {
         self.said(child.wait_with_output()?)
     }
 
+    /// Begins it and returns once it listens to signals.
+    #[cfg(target_os = "linux")]
+    pub fn begin(mut self) -> Result<Begun> {
+        let child = self.0.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let status = format!("/proc/{}/status", child.id());
+        let begun = Begun { call: self, child };
+        // SigCgt is a mask in hexadecimal; bit 1 is SIGINT.
+        let caught = |line: &str| line.strip_prefix("SigCgt:").and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        begun.wait_until(|| {
+            let text = std::fs::read_to_string(&status).unwrap_or_default();
+            text.lines().find_map(caught).is_some_and(|mask| mask & 2 != 0)
+        })
+    }
+
+    /// Runs it, sends it the signal of Ctrl-C once `due`, and waits for its end.
+    #[cfg(unix)]
+    pub fn interrupt(mut self, mut due: impl FnMut() -> bool) -> Result<Said> {
+        let mut child = self.0.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        while !due() && child.try_wait()?.is_none() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        Command::new("kill").args(["-INT", &child.id().to_string()]).status()?;
+        self.said(child.wait_with_output()?)
+    }
+
     /// Runs it to its end.
     pub fn end(mut self) -> Result<Said> {
         let output = self.0.output().with_context(|| format!("{:?}", self.0))?;
@@ -95,5 +120,37 @@ impl Ple {
             Some(word) => anyhow::bail!("{shown}: wanted {word:?} in {}", said.err),
             None => Ok(()),
         }
+    }
+}
+
+/// A call that is running.
+#[cfg(target_os = "linux")]
+#[derive(Debug)]
+pub struct Begun {
+    call: Ple,
+    child: std::process::Child,
+}
+
+#[cfg(target_os = "linux")]
+impl Begun {
+    /// Waits for what the program does; that it ends before, or takes more than two minutes, is a failure.
+    pub fn wait_until(mut self, holds: impl Fn() -> bool) -> Result<Begun> {
+        let start = std::time::Instant::now();
+        while !holds() {
+            if self.child.try_wait()?.is_some() || start.elapsed().as_secs() > 120 {
+                let _ = self.child.kill();
+                let said = self.child.wait_with_output()?;
+                anyhow::bail!("{:?} did not come to it: {}", self.call.0, String::from_utf8_lossy(&said.stderr));
+            }
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        Ok(self)
+    }
+
+    /// Sends a signal by its name and waits for the end.
+    pub fn signal(self, name: &str) -> Result<Said> {
+        let sent = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status()?;
+        ensure!(sent.success(), "{:?} had ended before the signal", self.call.0);
+        self.call.said(self.child.wait_with_output()?)
     }
 }

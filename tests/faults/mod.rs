@@ -1,9 +1,11 @@
 //! Bad input through the public interface: an error that says what is wrong, never a panic. Broken files are tested beside their
-//! parsers; here are batches, requests, plans and disks.
+//! parsers; here are batches, requests, plans, disks and reward commands.
 
 mod batches;
 mod disks;
 mod requests;
+#[cfg(unix)]
+mod rewards;
 mod training;
 
 use anyhow::{Result, ensure};

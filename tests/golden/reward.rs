@@ -1,10 +1,12 @@
-//! A decoder reward model: the scalar head on the last token of each text.
+//! A decoder reward model: the scalar head on the last token of each text, through the model and as `model:DIR` scores.
 
 use super::{Case, json, number};
 use anyhow::{Context, Result, ensure};
-use model::{Adapter, Batch, Head, Keep, Parent, Transformer};
+use model::{Adapter, Batch, Head, Keep, Parent, Tokenizer, Transformer};
+use ple::config::{Command, Config};
+use ple::reward::{Rewards, Scored, scalar};
 use ple_tests::pass;
-use ple_tests::tensors::Golden;
+use ple_tests::tensors::{Golden, same_bits};
 use runtime::{Isa, Stream};
 
 /// Compares a whole case.
@@ -35,5 +37,32 @@ pub fn run(case: &Case, public: bool) -> Result<bool> {
     let mut scores = Vec::new();
     acts.out(&s, &mut scores)?;
     golden.close("logits", &scores, atol)?;
+    for budget in [1, 50, 4096] {
+        same_bits("scores by budget", &scores, &scalar::last_token(&s, &model, Adapter::Off, &head, &texts, budget)?)?;
+    }
+    as_text(case, &texts, |ended| Ok(scalar::last_token(&s, &model, Adapter::Off, &head, ended, 4096)?))?;
     Ok(golden.report(&case.name, public))
+}
+
+/// The texts themselves, cut somewhere into prompt and completion, as `model:DIR`: the scores of their ids with the end token.
+fn as_text(case: &Case, texts: &[Vec<u32>], scores: impl Fn(&[Vec<u32>]) -> Result<Vec<f32>>) -> Result<()> {
+    let folder = case.path.join("model");
+    let tokenizer = Tokenizer::open(&folder)?;
+    let end = tokenizer.eos.context("eos_token")?;
+    let c = Config { reward_model_name_or_path: Some(folder), ..Config::defaults(Command::Score) };
+    let rewards = Rewards::load(&c, None)?;
+    let written: Vec<String> = texts.iter().map(|ids| tokenizer.decode(ids, true)).collect::<model::Result<_>>()?;
+    let whole = |(text, ids): &(&String, &Vec<u32>)| tokenizer.encode(text, true).is_ok_and(|again| again == **ids);
+    let known: Vec<(&String, &Vec<u32>)> = written.iter().zip(texts).filter(whole).collect();
+    ensure!(2 * known.len() >= texts.len(), "only {} of {} texts are those of their ids", known.len(), texts.len());
+    let scored = |(i, (text, _)): (u32, &(&'_ String, &Vec<u32>))| {
+        let cut = text.char_indices().nth(text.chars().count() / 2).map_or(0, |(at, _)| at);
+        (i, text[..cut].to_string(), text[cut..].to_string())
+    };
+    let parts: Vec<(u32, String, String)> = (0..).zip(&known).map(scored).collect();
+    let rows: Vec<Scored<'_>> =
+        parts.iter().map(|(row, prompt, completion)| Scored { row: *row, prompt, completion, tokens: 0 }).collect();
+    let ended: Vec<Vec<u32>> = known.iter().map(|(_, ids)| [&ids[..], &[end]].concat()).collect();
+    let got: Vec<f32> = rewards.score(None, &rows)?.total.iter().map(|r| *r as f32).collect();
+    same_bits("scores of texts", &scores(&ended)?, &got)
 }

@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::data::{Lines, Row, Tokens, sft};
 use crate::method::Example;
 use crate::open::Opened;
+use crate::progress::Bars;
 use crate::{Error, Result, log, logprob, pack};
 use model::Keep;
 use runtime::host;
@@ -24,7 +25,11 @@ pub fn run(c: &Config) -> Result<()> {
         return log::print(&format!("{} rows; {bytes} bytes of activations\n", rows.len()));
     }
     let mut acts = opened.model()?.acts(&opened.stream, pack::limits(budget), Keep::Nothing, None)?;
-    let all = logprob::score(&opened.stream, opened.model()?, &mut acts, opened.policy, &examples.iter().collect::<Vec<_>>())?;
+    let asked: Vec<&Example> = examples.iter().collect();
+    let bar = Bars::new(c).phase("rows", asked.len());
+    let mut tell = |done: usize, tokens: usize| bar.at(done, tokens);
+    let all = logprob::score_telling(&opened.stream, opened.model()?, &mut acts, opened.policy, &asked, &mut tell)?;
+    drop(bar);
     examples.iter().zip(&all).try_for_each(|(example, logps)| finite(example.row, logps))?;
     let (mut tokens, mut sum) = (0, 0.0);
     host::write_file(required(&c.output_file, "output_file")?, |out| {
@@ -109,7 +114,7 @@ fn tokenise(
 }
 
 /// A list of ids, if the field is there.
-fn ids(fields: &Map<String, Value>, name: &str, invalid: &dyn Fn(String) -> Error) -> Result<Option<Vec<u32>>> {
+pub(super) fn ids(fields: &Map<String, Value>, name: &str, invalid: &dyn Fn(String) -> Error) -> Result<Option<Vec<u32>>> {
     let Some(value) = fields.get(name) else { return Ok(None) };
     let id = |v: &Value| v.as_u64().and_then(|id| u32::try_from(id).ok());
     let ids = value.as_array().and_then(|list| list.iter().map(id).collect::<Option<Vec<u32>>>());

@@ -8,12 +8,13 @@ pub mod score;
 pub mod sft;
 pub mod train;
 
-use crate::checkpoint::create_folder;
-use crate::config::{Config, LogFormat};
+use crate::checkpoint::{self, create_folder};
+use crate::config::Config;
 use crate::data::Dropped;
 use crate::log::Log;
 use crate::open::Opened;
 use crate::optim::Optimizer;
+use crate::principle::Principle;
 use crate::trainer::Trainer;
 use crate::{Error, Result};
 use runtime::{comm::Single, host};
@@ -34,7 +35,7 @@ fn most_steps(c: &Config) -> u64 {
 fn start(c: &Config, opened: &Opened, trainer: &Trainer) -> Result<Log> {
     let folder = required(&c.output_dir, "output_dir")?;
     create_folder(folder)?;
-    let log = Log::create(folder, c.quiet, c.log_format == LogFormat::Json)?;
+    let log = Log::create(folder, c)?;
     let info = opened_info(trainer);
     let run = json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -68,10 +69,38 @@ fn data_line(path: &str, kept: usize, dropped: &Dropped) -> String {
     }
 }
 
+/// Tokens that a prompt may have: what an answer leaves of the model's positions, at most `max_prompt_length`. The principle,
+/// which is never cut, must leave some of them to the query.
+fn prompt_budget(c: &Config, opened: &Opened, principle: Option<&Principle>) -> Result<usize> {
+    let (most, answer) = (opened.model()?.positions(), c.max_completion_length as usize);
+    let Some(room) = most.checked_sub(answer).filter(|room| *room > 0) else {
+        return Err(Error::Usage(format!("max_completion_length: wanted below the model's {most} positions, got {answer}")));
+    };
+    let budget = room.min(c.max_prompt_length as usize);
+    let own = principle.map_or(Ok(0), |p| opened.tokenizer.encode(&p.text, true).map(|ids| ids.len()))?;
+    if own >= budget {
+        let text = format!("ple_principle: wanted fewer tokens than a prompt may have, {budget} (max_prompt_length), got {own}");
+        return Err(Error::Usage(text));
+    }
+    Ok(budget)
+}
+
 /// The optimizer of the settings for a run of `steps` steps.
 fn optimizer(c: &Config, opened: &Opened, steps: u64) -> Result<Optimizer> {
     let len = opened.model()?.trained(opened.tune)?.0.flat().len();
     Optimizer::new(&opened.stream, len, c, steps)
+}
+
+/// What a signal leaves of a run: the parameters of the last finished step in `interrupted-STEP/`, and a line that says so.
+/// Anything else that came of it goes on as it is.
+fn unless_interrupted<T>(outcome: Result<T>, c: &Config, opened: &Opened, trainer: &Trainer, log: &Log) -> Result<T> {
+    if matches!(outcome, Err(Error::Interrupted)) {
+        let steps = trainer.optimizer.steps();
+        let folder = required(&c.output_dir, "output_dir")?.join(format!("interrupted-{steps}"));
+        checkpoint::save(&trainer.stream, &trainer.model, opened.tune, &opened.folder, &folder)?;
+        log.say(&format!("interrupted after step {steps}; what it had trained is in {}", folder.display()));
+    }
+    outcome
 }
 
 /// Moves the opened model into a trainer; what remains of `opened` is its tokenizer and where it came from.

@@ -69,7 +69,8 @@ pub fn run(c: &Config) -> Result<()> {
         let target = if step == steps { folder.to_path_buf() } else { folder.join(format!("checkpoint-{step}")) };
         checkpoint::save(&trainer.stream, &trainer.model, opened.tune, &opened.folder, &target)
     };
-    stage(c, &mut trainer, &mut w, &rows, steps, &mut log, &mut save)
+    let outcome = stage(c, &mut trainer, &mut w, &rows, steps, &mut log, &mut save);
+    super::unless_interrupted(outcome, c, &opened, &trainer, &log)
 }
 
 /// Trains `steps` steps over shuffled rows, evaluating and saving as the settings say.
@@ -84,6 +85,7 @@ pub fn stage(
 ) -> Result<()> {
     let (start, n) = (Instant::now(), rows.train.len());
     evaluate(trainer, w, rows, 0, log)?;
+    let bar = log.bars.phase("steps", steps as usize);
     let (mut done, mut epoch, mut tokens) = (0, 0, 0);
     while done < steps {
         let order = data::shuffle(n as u32, c.seed, epoch, order::ROWS);
@@ -91,6 +93,7 @@ pub fn stage(
             let examples: Vec<&Example> = chunk.iter().map(|&i| &rows.train[i as usize]).collect();
             let step = trainer.step(w, &Sft, &examples)?;
             (done, tokens) = (done + 1, tokens + step.tokens);
+            bar.at(done as usize, tokens);
             if done % u64::from(c.logging_steps) == 0 || done == 1 || done == steps {
                 let at = epoch as f64 + ((done - 1) as f64 * c.batch_size() as f64 % n as f64 + chunk.len() as f64) / n as f64;
                 tell(log, &step, done, steps, at.min(epoch as f64 + 1.0), tokens, start)?;
@@ -104,6 +107,7 @@ pub fn stage(
         }
         epoch += 1;
     }
+    drop(bar);
     evaluate(trainer, w, rows, done, log)
 }
 
@@ -128,7 +132,12 @@ fn tell(log: &mut Log, step: &Step, done: u64, steps: u64, epoch: f64, tokens: u
         "step  {done}/{steps} epoch {epoch:.2} loss {:.4} grad {:.3} lr {:.2e} {speed:.0} tok/s, {left:.0} s left",
         step.loss, step.grad_norm, step.learning_rate
     );
-    log.row(row, &text)
+    log.record(row)?;
+    // On a terminal the bar tells of the steps.
+    if !log.bars.shown() || done == steps {
+        log.say(&text);
+    }
+    Ok(())
 }
 
 /// Held-out loss, where there are held-out rows.

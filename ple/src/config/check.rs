@@ -1,7 +1,7 @@
 //! What the settings must satisfy before anything is read (ALGORITHMS §6.7).
 
 use super::{Command, Config, Norm, Rank, Tune, Weight};
-use crate::reward::{Spec, is_unit, weights};
+use crate::reward::{Kind, Spec, funcs, is_unit, weights};
 use crate::{Error, Result};
 
 /// Names the key, what was wanted and what was given.
@@ -24,7 +24,9 @@ pub fn check(c: &Config) -> Result<()> {
         Command::Sft => fit(c),
         Command::Train => fit(c).and_then(|()| sampling(c)).and_then(|()| ple(c)).and_then(|()| rewards(c)),
         Command::Generate => rows(c).and_then(|()| sampling(c)).and_then(|()| principle(c)),
-        Command::Score => rows(c).and_then(|()| rewards(c)),
+        Command::Score => rows(c).and_then(|()| rewards(c)).and_then(|()| {
+            ensure(c.adapter.is_none(), "adapter", "none: an adapter that scores is the reward adapter:DIR", "one")
+        }),
         Command::Logprob => rows(c),
         Command::Report => ensure(!c.runs.is_empty(), "runs", "the folders of one or more runs", "nothing"),
         Command::Demo | Command::Doctor => Ok(()),
@@ -135,9 +137,19 @@ fn principle(c: &Config) -> Result<()> {
 }
 
 fn rewards(c: &Config) -> Result<()> {
-    ensure(!c.reward_funcs.is_empty(), "reward_funcs", "at least one reward", "nothing")?;
-    let parts = c.reward_funcs.iter().map(|text| Ok(Spec::parse(text)?.unit())).collect::<Result<Vec<_>>>()?;
-    let unit = is_unit(&parts, &weights(parts.len(), &c.reward_weights)?);
+    let names = funcs(c);
+    ensure(!names.is_empty(), "reward_funcs", "at least one reward", "nothing")?;
+    let specs = names.iter().map(|text| Spec::parse(text)).collect::<Result<Vec<_>>>()?;
+    let twice = names.iter().enumerate().find(|(i, name)| names[..*i].contains(name));
+    ensure(twice.is_none(), "reward_funcs", "each reward once", twice.map_or("", |(_, name)| name))?;
+    let timeout = c.reward_timeout;
+    ensure(timeout > 0.0 && timeout <= 3.2e7, "reward_timeout", "seconds above 0, at most a year", timeout)?;
+    let adapted = specs.iter().any(|spec| matches!(spec.kind, Kind::Adapter(_)));
+    let base = !adapted || c.command != Command::Score || c.model_name_or_path.is_some();
+    ensure(base, "model_name_or_path", "the base of an adapter: reward", "nothing")?;
+    let kept = !adapted || c.command != Command::Train || c.tune == Tune::Lora;
+    ensure(kept, "tune", "lora with an adapter: reward (its base is the one that full trains)", c.tune.name())?;
+    let unit = is_unit(&specs.iter().map(|spec| spec.unit).collect::<Vec<_>>(), &weights(specs.len(), &c.reward_weights)?);
     let in_range = match c.reward_norm {
         Norm::Sigmoid => true,
         Norm::Auto => true,

@@ -16,7 +16,7 @@ pub mod tldr;
 pub use jsonl::Lines;
 pub use order::{draw, shuffle};
 pub use prompts::{Prompt, prompts};
-pub use queries::{Query, queries};
+pub use queries::{Query, queries, query};
 pub use row::{Row, RowKind};
 pub use sft::groups;
 

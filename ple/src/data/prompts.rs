@@ -2,8 +2,8 @@
 //! principle and serves both sides, the reward and training (ALGORITHMS §6.4, last row).
 
 use super::{Dropped, Query, Tokens, hh, tldr};
-use crate::Result;
 use crate::principle::Principle;
+use crate::{Result, interrupt};
 
 /// A query ready to be answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,15 +14,21 @@ pub struct Prompt {
     pub text: String,
     /// Ids of x.
     pub plain: Vec<u32>,
-    /// Ids of the guided x.
+    /// Ids of the guided x; of x where there is no principle.
     pub guided: Vec<u32>,
 }
 
 /// Every query that fits `budget` tokens on both sides, cut if need be: a dialogue loses its first turns, a post its last
 /// paragraphs; any other query that is too long is left out.
-pub fn prompts(queries: &[Query], tokens: &dyn Tokens, principle: &Principle, budget: usize) -> Result<(Vec<Prompt>, Dropped)> {
+pub fn prompts(
+    queries: &[Query],
+    tokens: &dyn Tokens,
+    principle: Option<&Principle>,
+    budget: usize,
+) -> Result<(Vec<Prompt>, Dropped)> {
     let (mut prompts, mut dropped) = (Vec::with_capacity(queries.len()), Dropped::default());
     for query in queries {
+        interrupt::check()?;
         match cut(query, tokens, principle, budget)? {
             Some(prompt) => prompts.push(prompt),
             None => dropped.long += 1,
@@ -31,10 +37,10 @@ pub fn prompts(queries: &[Query], tokens: &dyn Tokens, principle: &Principle, bu
     Ok((prompts, dropped))
 }
 
-fn cut(query: &Query, tokens: &dyn Tokens, principle: &Principle, budget: usize) -> Result<Option<Prompt>> {
+fn cut(query: &Query, tokens: &dyn Tokens, principle: Option<&Principle>, budget: usize) -> Result<Option<Prompt>> {
     let attempt = |text: &str| -> Result<Option<Prompt>> {
-        let guided = tokens.encode(&principle.guide(text), true)?;
         let plain = tokens.encode(text, true)?;
+        let guided = principle.map_or_else(|| Ok(plain.clone()), |p| tokens.encode(&p.guide(text), true))?;
         let fits = guided.len().max(plain.len()) <= budget && !plain.is_empty();
         Ok(fits.then(|| Prompt { row: query.row, text: text.to_string(), plain, guided }))
     };

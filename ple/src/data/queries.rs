@@ -25,31 +25,30 @@ pub fn queries(path: &Path, tokens: &dyn Tokens, seed: u64) -> Result<(Vec<Query
     while let Some(line) = lines.next().transpose()? {
         let row = Row::read(&lines, &line)?;
         kind = kind.or(Some(row.kind()));
-        let text = match row {
-            Row::Prompt(text) | Row::Answered { prompt: text, .. } => text,
-            Row::Dialogue { chosen, rejected } => match hh::split(&chosen, &rejected) {
-                Ok((prompt, ..)) => prompt.to_string(),
-                Err(why) => {
-                    dropped.count(why);
-                    continue;
-                }
-            },
-            Row::Text(text) if text.chars().count() <= SHORT => {
-                dropped.short += 1;
-                continue;
-            }
-            Row::Text(text) => prefix(&text, line.row, tokens, seed)?,
-        };
-        if text.is_empty() {
-            dropped.short += 1;
-        } else {
-            queries.push(Query { row: line.row, text });
-        }
+        queries.extend(query(row, line.row, tokens, seed, &mut dropped)?);
     }
     match kind {
         Some(kind) if !queries.is_empty() => Ok((queries, kind, dropped)),
         _ => Err(nothing_left(path, dropped)),
     }
+}
+
+/// The query of a row, or None, counted, where it has none.
+pub fn query(row: Row, index: u32, tokens: &dyn Tokens, seed: u64, dropped: &mut Dropped) -> Result<Option<Query>> {
+    let text = match row {
+        Row::Prompt(text) | Row::Answered { prompt: text, .. } => text,
+        Row::Dialogue { chosen, rejected } => match hh::split(&chosen, &rejected) {
+            Ok((prompt, ..)) => prompt.to_string(),
+            Err(why) => {
+                dropped.count(why);
+                return Ok(None);
+            }
+        },
+        Row::Text(text) if text.chars().count() <= SHORT => String::new(),
+        Row::Text(text) => prefix(&text, index, tokens, seed)?,
+    };
+    dropped.short += u32::from(text.is_empty());
+    Ok((!text.is_empty()).then_some(Query { row: index, text }))
 }
 
 /// The first 2 to 8 tokens of a text as a text; half a character at its end is left out.

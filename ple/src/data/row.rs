@@ -1,6 +1,7 @@
 //! The kinds of rows, told apart by the fields they have. Other fields are left alone.
 
 use super::jsonl::{Line, Lines, kind};
+use super::tldr;
 use crate::Result;
 use serde_json::Value;
 
@@ -23,7 +24,7 @@ pub enum Row {
         /// The worse one.
         rejected: String,
     },
-    /// `{"prompt"}`: a query alone.
+    /// `{"prompt"}`: a query alone; or `{"subreddit", "title", "post"}` without a `summary`, which would be its answer.
     Prompt(String),
 }
 
@@ -55,9 +56,16 @@ impl Row {
             (false, true, ..) => return Err(lines.error(line.line, "field prompt: wanted a string beside completion, got none")),
             (false, false, true, _) => Row::Dialogue { chosen: text("chosen")?, rejected: text("rejected")? },
             (false, false, false, true) => Row::Text(text("text")?),
+            (false, false, false, false) if has("post") => {
+                let prompt = tldr::query(&text("subreddit")?, &text("title")?, &text("post")?);
+                match has("summary") {
+                    true => Row::Answered { prompt, completion: format!(" {}", text("summary")?) },
+                    false => Row::Prompt(prompt),
+                }
+            }
             (false, false, false, false) => {
                 let names: Vec<_> = line.fields.keys().take(8).map(String::as_str).collect();
-                let wanted = "wanted text, prompt, prompt and completion, or chosen and rejected";
+                let wanted = "wanted text, prompt, prompt and completion, chosen and rejected, or subreddit, title and post";
                 return Err(lines.error(line.line, format!("fields: {wanted}, got [{}]", names.join(", "))));
             }
         })

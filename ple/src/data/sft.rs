@@ -3,7 +3,7 @@
 use super::queries::nothing_left;
 use super::{Dropped, Lines, Row, Tokens, hh};
 use crate::method::{Answer, Group};
-use crate::{Error, Result};
+use crate::{Error, Result, interrupt};
 use std::path::Path;
 
 /// Every row of a file that has an answer within `max_length` tokens: prompt, and on its one side the answer with its end
@@ -17,6 +17,7 @@ pub fn groups(
     let (mut groups, mut dropped) = (Vec::new(), Dropped::default());
     let mut lines = Lines::open(path)?;
     while let Some(line) = lines.next().transpose()? {
+        interrupt::check()?;
         let (prompt, ids) = match Row::read(&lines, &line)? {
             Row::Text(_) if completion_only == Some(true) => {
                 let text = "completion_only_loss true wants rows of prompt and completion, got a text";

@@ -3,6 +3,11 @@
 const POST: &str = "\n\nPOST: ";
 const END: &str = "\n\nTL;DR:";
 
+/// The query of a post record.
+pub fn query(subreddit: &str, title: &str, post: &str) -> String {
+    format!("SUBREDDIT: r/{subreddit}\n\nTITLE: {title}{POST}{post}{END}")
+}
+
 /// What stands before the post, and the post, if the query has this form.
 pub fn post(query: &str) -> Option<(&str, &str)> {
     let body = query.strip_suffix(END)?;

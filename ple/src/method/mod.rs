@@ -2,9 +2,11 @@
 //! samples, scores, packs and steps for it. A new method is one file here and one line in [`crate::trainer`].
 
 use crate::Result;
+use crate::config::Config;
 use model::{Batch, Columns};
 
 pub mod ple;
+pub mod raft;
 pub mod sft;
 #[cfg(test)]
 mod tests;
@@ -22,6 +24,19 @@ pub struct Sampling {
     pub min_p: f32,
     /// Divides positive and multiplies negative logits of ids seen before; 1 is off.
     pub repetition_penalty: f32,
+}
+
+impl Sampling {
+    /// Of the settings.
+    pub fn of(c: &Config) -> Sampling {
+        Sampling {
+            temperature: c.temperature,
+            top_p: c.top_p as f32,
+            top_k: c.top_k,
+            min_p: c.min_p as f32,
+            repetition_penalty: c.repetition_penalty as f32,
+        }
+    }
 }
 
 /// One side of a group: which prompt, and how many samples of it.
@@ -163,6 +178,12 @@ pub trait Method {
     /// Finished and scored groups of the whole iteration, in query order, to examples. Pure: no I/O, no generation. Returns
     /// beside the examples what the log line says of the labelling.
     fn label(&mut self, iteration: u32, groups: Vec<Group>) -> Result<(Vec<Example>, Metrics)>;
+
+    /// Lines for a reader on what is odd about the labelling, of which `labelled` are the metrics. Default: nothing.
+    fn remarks(&self, labelled: &Metrics) -> Vec<String> {
+        let _ = labelled;
+        Vec::new()
+    }
 
     /// Once per iteration, after the side forwards, over all its examples (GAE, KL in the reward, whitening, leave-one-out).
     fn advantages(&self, examples: &[Example], side: &mut Columns) -> Result<()> {

@@ -95,14 +95,7 @@ fn softplus(x: f64) -> f64 {
 
 impl Method for Ple {
     fn rollout(&self, _: u32) -> Rollout {
-        let c = &self.config;
-        let sampling = Sampling {
-            temperature: c.temperature,
-            top_p: c.top_p as f32,
-            top_k: c.top_k,
-            min_p: c.min_p as f32,
-            repetition_penalty: c.repetition_penalty as f32,
-        };
+        let sampling = Sampling::of(&self.config);
         Rollout::Sides([false, true].map(|principle| Side { principle, samples: 1, sampling }).to_vec())
     }
 
@@ -113,6 +106,12 @@ impl Method for Ple {
     fn label(&mut self, iteration: u32, groups: Vec<Group>) -> Result<(Vec<Example>, Metrics)> {
         let tau = self.tau(iteration);
         label::label(&self.config, &mut self.norm, tau, groups)
+    }
+
+    fn remarks(&self, labelled: &Metrics) -> Vec<String> {
+        let floored = labelled.contains(&("ple/scale_floored", 1.0));
+        let text = "the plain answers' rewards hardly differ: the scale of reward_norm is at its floor";
+        floored.then(|| text.to_string()).into_iter().collect()
     }
 
     fn loss(&self, totals: &Totals, batch: &Batch, out: Outputs<&[f32]>, dout: Outputs<&mut [f32]>) -> Result<Loss> {

@@ -2,6 +2,7 @@
 
 use super::{Reward, Scored};
 use crate::Result;
+use model::Transformer;
 
 /// Longer is better, up to N tokens.
 pub struct Length {
@@ -23,7 +24,10 @@ impl Reward for Length {
     fn unit(&self) -> bool {
         true
     }
-    fn score(&self, texts: &[Scored<'_>]) -> Result<Vec<f64>> {
+    fn counts(&self) -> bool {
+        true
+    }
+    fn score(&self, _: Option<&Transformer>, texts: &[Scored<'_>]) -> Result<Vec<f64>> {
         Ok(texts.iter().map(|t| (t.tokens as f64 / f64::from(self.tokens)).min(1.0)).collect())
     }
 }

@@ -6,6 +6,7 @@
 
 use super::{Reward, Scored};
 use crate::{Error, Result};
+use model::Transformer;
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -39,7 +40,7 @@ impl Reward for Lexicon {
     fn unit(&self) -> bool {
         true
     }
-    fn score(&self, texts: &[Scored<'_>]) -> Result<Vec<f64>> {
+    fn score(&self, _: Option<&Transformer>, texts: &[Scored<'_>]) -> Result<Vec<f64>> {
         let squash = |s: f64| 0.5 * (1.0 + s / (s * s + 15.0).sqrt());
         Ok(texts.iter().map(|t| squash(self.sum(t.completion))).collect())
     }

@@ -1,23 +1,34 @@
-//! Rewards: a number for every answer. Rule rewards read the completion; the principle is never shown to any of them.
+//! Rewards: a number for every answer. Rules and commands read the answer, models the plain query and the answer as one text; the
+//! principle is never shown to any of them.
 
-use crate::config::nearest::nearest;
+use crate::config::Config;
+use crate::open::Opened;
 use crate::{Error, Result};
-use std::path::PathBuf;
+use model::Transformer;
 
+mod child;
+pub mod exec;
 pub mod length;
 pub mod lexicon;
 pub mod norm;
+pub mod pattern;
+pub mod scalar;
+mod spec;
 #[cfg(test)]
 mod tests;
+
+pub use spec::{Kind, Site, Spec, funcs};
 
 /// An answer to score.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scored<'a> {
+    /// Of the file it comes from; errors name it.
+    pub row: u32,
     /// The plain query.
     pub prompt: &'a str,
     /// The answer, special tokens left out.
     pub completion: &'a str,
-    /// Tokens of the answer, its end token included.
+    /// Tokens of the answer, its end token included if it has one; 0 where no reward counts them.
     pub tokens: usize,
 }
 
@@ -27,64 +38,12 @@ pub trait Reward {
     fn name(&self) -> &str;
     /// Whether every score lies in [0, 1].
     fn unit(&self) -> bool;
-    /// One score per answer, in order.
-    fn score(&self, texts: &[Scored<'_>]) -> Result<Vec<f64>>;
-}
-
-/// A reward as asked for, before its files are read.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Spec {
-    /// `lexicon:POSITIVE[,NEGATIVE]`.
-    Lexicon {
-        /// Words that count their weight, +1 if they have none.
-        positive: PathBuf,
-        /// Words that count against.
-        negative: Option<PathBuf>,
-    },
-    /// `length:N`.
-    Length(u32),
-}
-
-const KINDS: [&str; 2] = ["lexicon", "length"];
-
-impl Spec {
-    /// Reads `kind:argument`; an unknown kind names the nearest.
-    pub fn parse(text: &str) -> Result<Spec> {
-        let wanted = |w: &str| Err(Error::Usage(format!("reward_funcs: wanted {w}, got `{text}`")));
-        let (kind, argument) = text.split_once(':').unwrap_or((text, ""));
-        match kind {
-            "lexicon" => {
-                let (positive, negative) = argument.split_once(',').map_or((argument, None), |(p, n)| (p, Some(n)));
-                if positive.is_empty() || negative == Some("") {
-                    return wanted("lexicon:POSITIVE[,NEGATIVE] with file names");
-                }
-                Ok(Spec::Lexicon { positive: positive.into(), negative: negative.map(PathBuf::from) })
-            }
-            "length" => match argument.parse() {
-                Ok(n) if n > 0 => Ok(Spec::Length(n)),
-                _ => wanted("length:N with N above 0"),
-            },
-            _ => {
-                let near = nearest(kind, KINDS);
-                Err(Error::Usage(format!("reward_funcs: unknown reward `{text}`; the nearest known is `{near}:`")))
-            }
-        }
+    /// Whether it reads [`Scored::tokens`].
+    fn counts(&self) -> bool {
+        false
     }
-
-    /// Whether its scores lie in [0, 1].
-    pub fn unit(&self) -> bool {
-        match self {
-            Spec::Lexicon { .. } | Spec::Length(_) => true,
-        }
-    }
-
-    /// Reads its files.
-    pub fn load(&self, name: &str) -> Result<Box<dyn Reward + Send + Sync>> {
-        Ok(match self {
-            Spec::Lexicon { positive, negative } => Box::new(lexicon::Lexicon::load(name, positive, negative.as_deref())?),
-            Spec::Length(n) => Box::new(length::Length::new(name, *n)),
-        })
-    }
+    /// One score per answer, in order. `base` is the model that an adapter reward was loaded on.
+    fn score(&self, base: Option<&Transformer>, texts: &[Scored<'_>]) -> Result<Vec<f64>>;
 }
 
 /// The weight of every reward: as given, or 1 each.
@@ -104,7 +63,7 @@ pub fn is_unit(parts: &[bool], weights: &[f64]) -> bool {
 
 /// The weighted sum of all rewards.
 pub struct Rewards {
-    parts: Vec<Box<dyn Reward + Send + Sync>>,
+    parts: Vec<Box<dyn Reward>>,
     weights: Vec<f64>,
 }
 
@@ -118,10 +77,11 @@ pub struct Scores {
 }
 
 impl Rewards {
-    /// From `reward_funcs` and `reward_weights`.
-    pub fn load(funcs: &[String], given: &[f64]) -> Result<Rewards> {
-        let parts = funcs.iter().map(|text| Spec::parse(text)?.load(text)).collect::<Result<_>>()?;
-        Ok(Rewards { parts, weights: weights(funcs.len(), given)? })
+    /// From the settings: reads every file, puts adapters on `base`, starts commands (a dry run starts none).
+    pub fn load(c: &Config, base: Option<&mut Opened>) -> Result<Rewards> {
+        let (names, mut site) = (funcs(c), Site::new(c, base));
+        let parts = names.iter().map(|text| Spec::parse(text)?.load(&mut site)).collect::<Result<_>>()?;
+        Ok(Rewards { parts, weights: weights(names.len(), &c.reward_weights)? })
     }
 
     /// Whether the sum lies in [0, 1].
@@ -129,19 +89,29 @@ impl Rewards {
         is_unit(&self.parts.iter().map(|p| p.unit()).collect::<Vec<_>>(), &self.weights)
     }
 
+    /// Whether a part reads [`Scored::tokens`].
+    pub fn counts(&self) -> bool {
+        self.parts.iter().any(|p| p.counts())
+    }
+
     /// The sources as given, in the order of [`Scores::parts`].
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.parts.iter().map(|p| p.name())
     }
 
-    /// Scores of all answers; a source that gives another number of scores is an error.
-    pub fn score(&self, texts: &[Scored<'_>]) -> Result<Scores> {
+    /// Scores of all answers; a source that gives another number of scores, or leaves the range it promised, is an error. Scores
+    /// that are not finite are passed on.
+    pub fn score(&self, base: Option<&Transformer>, texts: &[Scored<'_>]) -> Result<Scores> {
         let mut scores = Scores { total: vec![0.0; texts.len()], parts: Vec::with_capacity(self.parts.len()) };
         for (part, weight) in self.parts.iter().zip(&self.weights) {
-            let values = part.score(texts)?;
+            let values = part.score(base, texts)?;
+            let wrong = |text: String| Err(Error::Numeric(format!("reward {}: {text}", part.name())));
             if values.len() != texts.len() {
-                let text = format!("reward {}: wanted {} scores, got {}", part.name(), texts.len(), values.len());
-                return Err(Error::Numeric(text));
+                return wrong(format!("wanted {} scores, got {}", texts.len(), values.len()));
+            }
+            let outside = |v: &f64| part.unit() && v.is_finite() && !(0.0..=1.0).contains(v);
+            if let Some((text, v)) = texts.iter().zip(&values).find(|(_, v)| outside(v)) {
+                return wrong(format!("row {}: wanted a score in [0, 1], got {v}", text.row));
             }
             scores.total.iter_mut().zip(&values).for_each(|(t, v)| *t += weight * v);
             scores.parts.push(values);

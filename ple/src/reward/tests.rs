@@ -2,16 +2,23 @@
 
 use super::norm::{Normalisation, sigmoid};
 use super::*;
-use crate::config::{Calib, Norm};
-use std::path::Path;
+use crate::config::{Calib, Command, Config, Norm};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 fn scored(completion: &str, tokens: usize) -> Scored<'_> {
-    Scored { prompt: "good good good", completion, tokens }
+    Scored { row: 0, prompt: "good good good", completion, tokens }
 }
 
 #[track_caller]
 fn close(got: f64, want: f64) {
     assert!((got - want).abs() < 1e-12, "{got} {want}");
+}
+
+fn rewards(funcs: &[&str], weights: &[f64]) -> Result<Rewards> {
+    let reward_funcs = funcs.iter().map(|f| f.to_string()).collect();
+    let c = Config { reward_funcs, reward_weights: weights.to_vec(), reward_timeout: 1.0, ..Config::defaults(Command::Score) };
+    Rewards::load(&c, None)
 }
 
 fn file(folder: &Path, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
@@ -26,15 +33,16 @@ fn lexicon_by_hand() {
     let good = file(folder.path(), "good.txt", "; comment\n# too\n\nGood\nfine 2\nodd 0.5\n");
     let bad = file(folder.path(), "bad.txt", "bad\nodd\n");
     let spec = Spec::parse(&format!("lexicon:{},{}", good.display(), bad.display())).unwrap();
-    let lexicon = spec.load("lexicon").unwrap();
+    let name = spec.name.clone();
+    let lexicon = spec.load(&mut Site::new(&Config::defaults(Command::Score), None)).unwrap();
     let texts = ["", "Good, GOOD fine!", "bad bad-odd", "goodness", "odd"].map(|t| scored(t, 1));
-    let scores = lexicon.score(&texts).unwrap();
+    let scores = lexicon.score(None, &texts).unwrap();
     close(scores[0], 0.5);
     close(scores[1], 0.5 * (1.0 + 4.0 / 31f64.sqrt()));
     close(scores[2], 0.5 * (1.0 - 2.5 / (6.25f64 + 15.0).sqrt()));
     close(scores[3], 0.5);
     close(scores[4], 0.5 * (1.0 - 0.5 / (0.25f64 + 15.0).sqrt()));
-    assert!(lexicon.unit() && lexicon.name() == "lexicon");
+    assert!(lexicon.unit() && !lexicon.counts() && lexicon.name() == name);
 }
 
 #[test]
@@ -82,18 +90,16 @@ fn bad_lexicons_name_file_and_line() {
 
 #[test]
 fn length_and_weighted_sums() {
-    let rewards = Rewards::load(&["length:4".into(), "length:8".into()], &[0.25, 0.75]).unwrap();
-    let scores = rewards.score(&[scored("a", 0), scored("a", 2), scored("a", 6), scored("a", 80)]).unwrap();
+    let sum = rewards(&["length:4", "length:8"], &[0.25, 0.75]).unwrap();
+    let scores = sum.score(None, &[scored("a", 0), scored("a", 2), scored("a", 6), scored("a", 80)]).unwrap();
     assert_eq!(scores.parts, [[0.0, 0.5, 1.0, 1.0], [0.0, 0.25, 0.75, 1.0]]);
     assert_eq!(scores.total, [0.0, 0.3125, 0.8125, 1.0]);
-    assert!(rewards.unit());
-    assert_eq!(rewards.names().collect::<Vec<_>>(), ["length:4", "length:8"]);
-    assert!(!Rewards::load(&["length:4".into(), "length:8".into()], &[]).unwrap().unit());
-    assert!(!Rewards::load(&["length:4".into(), "length:8".into()], &[2.0, -1.0]).unwrap().unit());
-    assert!(Rewards::load(&["length:4".into()], &[]).unwrap().unit());
-    assert!(Rewards::load(&["length:4".into()], &[1.0, 2.0]).is_err());
-    let error = Spec::parse("lexcon:a").unwrap_err().to_string();
-    assert!(error.contains("`lexcon:a`") && error.contains("`lexicon:`"), "{error}");
+    assert!(sum.unit());
+    assert_eq!(sum.names().collect::<Vec<_>>(), ["length:4", "length:8"]);
+    assert!(!rewards(&["length:4", "length:8"], &[]).unwrap().unit());
+    assert!(!rewards(&["length:4", "length:8"], &[2.0, -1.0]).unwrap().unit());
+    assert!(rewards(&["length:4"], &[]).unwrap().unit());
+    assert!(rewards(&["length:4"], &[1.0, 2.0]).is_err());
 }
 
 #[test]
@@ -147,4 +153,94 @@ fn none_and_bt() {
     close(n.delta(1.0, 3.0), 1f64.tanh());
     close(n.delta(1.0, 3.0), 2.0 * sigmoid(2.0) - 1.0);
     assert_eq!(n.normalise(7.0), 7.0);
+}
+
+#[test]
+fn patterns_by_hand() {
+    let rules = rewards(&["regex:^a+b", "contains:A b", "regex:(?i)x$"], &[1.0, 10.0, 100.0]).unwrap();
+    let texts = ["", "aab", "caab A b", "A bX", "A\nb"].map(|t| scored(t, 0));
+    assert_eq!(rules.score(None, &texts).unwrap().total, [0.0, 1.0, 10.0, 110.0, 0.0]);
+    assert!(rewards(&["contains:user@unit"], &[]).unwrap().unit(), "a rule is unit by its formula");
+    let found = rewards(&["contains:user@unit"], &[]).unwrap().score(None, &[scored("user", 0), scored("a user@unit", 0)]);
+    assert_eq!(found.unwrap().total, [0.0, 1.0], "and the text is as written");
+}
+
+#[test]
+fn bad_specs_name_the_reward() {
+    for (text, words) in [
+        ("lexcon:a", &["unknown reward", "`lexcon:a`", "`lexicon:`"][..]),
+        ("regex:(", &["regex:PATTERN", "`regex:(`"]),
+        ("regex:(a{1000}){1000}", &["regex:PATTERN", "`regex:(a{1000}){1000}`"]),
+        ("regex:", &["regex:PATTERN with a pattern"]),
+        ("contains:", &["contains:TEXT"]),
+        ("model:", &["model:DIR"]),
+        ("model:@unit", &["model:DIR"]),
+        ("adapter:", &["adapter:DIR"]),
+        ("exec:", &["exec:COMMAND"]),
+        ("exec: @unit", &["exec:COMMAND"]),
+        ("exec:sh 'a", &["exec:COMMAND", "quotes"]),
+    ] {
+        let error = Spec::parse(text).unwrap_err();
+        let missing: Vec<_> = words.iter().filter(|word| !error.to_string().contains(**word)).collect();
+        assert!(missing.is_empty() && error.exit_code() == 2, "{text}: {missing:?} in {error}");
+    }
+}
+
+#[test]
+fn others_are_unit_by_their_word() {
+    for (text, unit) in
+        [("exec:a@unit", true), ("exec:a", false), ("model:m@unit", true), ("model:m", false), ("adapter:a@unit", true)]
+    {
+        assert_eq!(Spec::parse(text).unwrap().unit, unit, "{text}");
+    }
+    let words = |text: &str| match Spec::parse(text).unwrap().kind {
+        Kind::Exec(words) => words,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(words("exec:./a 'b c' \"d\" e\\ f@unit"), ["./a", "b c", "d", "e f"]);
+    let folder = tempfile::tempdir().unwrap();
+    let high = file(folder.path(), "high.sh", "while read -r l; do echo 1.5; done");
+    let [real, unit] = ["", "@unit"].map(|more| rewards(&[&format!("exec:sh {}{more}", high.display())], &[]).unwrap());
+    assert_eq!(real.score(None, &[scored("a", 0)]).unwrap().total, [1.5]);
+    let error = unit.score(None, &[Scored { row: 9, ..scored("a", 0) }]).unwrap_err();
+    assert!(error.exit_code() == 5 && error.to_string().contains("row 9: wanted a score in [0, 1], got 1.5"), "{error}");
+}
+
+/// Back and forth without end: an error, soon.
+#[test]
+fn a_pattern_without_end_ends() {
+    let rule = rewards(&["regex:(a|b|ab)*(?=c)\\1d"], &[]).unwrap();
+    let (text, start) = ("ab".repeat(500), Instant::now());
+    let error = rule.score(None, &[Scored { row: 4, ..scored(&text, 0) }]).unwrap_err();
+    assert!(error.exit_code() == 2 && error.to_string().contains("row 4: wanted a pattern that ends"), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+}
+
+#[test]
+fn answers_of_a_command() {
+    let number = super::exec::number;
+    for (line, value) in
+        [("1", 1.0), (" -2.5e-3\r", -0.0025), ("{\"reward\": 3}", 3.0), ("{\"a\": \"NaN\", \"reward\": 0.5}", 0.5)]
+    {
+        assert_eq!(number(line), Some(value), "{line}");
+    }
+    for line in
+        ["nan", "NaN", "inf", "-Infinity", "{\"reward\": NaN}", "{\"reward\":Infinity}", "{\"reward\": -Infinity, \"a\": 1}"]
+    {
+        assert!(number(line).is_some_and(|x| !x.is_finite()), "{line}");
+    }
+    for line in [
+        "",
+        "good",
+        "1 2",
+        "[1]",
+        "true",
+        "null",
+        "{\"reward\": \"1\"}",
+        "{\"reward\": null}",
+        "{\"score\": 1}",
+        "{\"reward\": \"NaN\"}",
+    ] {
+        assert_eq!(number(line), None, "{line}");
+    }
 }

@@ -5,6 +5,7 @@ mod adapters;
 mod disks;
 mod models;
 mod numbers;
+mod rewards;
 mod rows;
 mod settings;
 mod tensors;
@@ -31,7 +32,7 @@ const MODEL: &str = "model/model.safetensors";
 const ADAPTER: &str = "adapter/adapter_model.safetensors";
 
 /// A folder with everything a command wants: `model`, `adapter`, `rows.jsonl`. Results go to `out` or `out.jsonl`.
-struct Stage(TempDir);
+pub(super) struct Stage(TempDir);
 
 /// What a row of a table does to a stage.
 type Spoil = Box<dyn Fn(&Stage) -> Result<()>>;
@@ -41,7 +42,7 @@ type Case = (&'static str, Spoil, &'static [&'static str]);
 
 impl Stage {
     /// All of it in order.
-    fn new() -> Result<Stage> {
+    pub(super) fn new() -> Result<Stage> {
         let dir = tempfile::tempdir()?;
         std::fs::rename(tiny::folder(false, DType::F32)?.keep(), dir.path().join("model"))?;
         let stage = Stage(dir);
@@ -77,7 +78,7 @@ impl Stage {
         Ok(Stage(dir))
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
@@ -85,12 +86,12 @@ impl Stage {
         std::fs::read(self.path(name)).with_context(|| name.to_string())
     }
 
-    fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> Result<()> {
+    pub(super) fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> Result<()> {
         std::fs::write(self.path(name), bytes).with_context(|| name.to_string())
     }
 
     /// Changes a JSON file.
-    fn edit(&self, name: &str, change: impl FnOnce(&mut Value)) -> Result<()> {
+    pub(super) fn edit(&self, name: &str, change: impl FnOnce(&mut Value)) -> Result<()> {
         let mut value = serde_json::from_slice(&self.read(name)?)?;
         change(&mut value);
         self.write(name, value.to_string())
@@ -102,12 +103,17 @@ impl Stage {
         call.key("output_file", self.path("out.jsonl"))
     }
 
+    /// `ple score` of the rows; the rewards follow.
+    fn rewarded(&self) -> Ple {
+        ple("score --threads 1").key("dataset_name", self.path("rows.jsonl")).key("output_file", self.path("out.jsonl"))
+    }
+
     fn sft(&self) -> Ple {
         let call = ple("sft --threads 1").key("model_name_or_path", self.path("model"));
         call.key("dataset_name", self.path("rows.jsonl")).key("output_dir", self.path("out"))
     }
 
-    fn train(&self) -> Ple {
+    pub(super) fn train(&self) -> Ple {
         let call =
             ple("train --threads 1 --ple_iters 1 --ple_queries_per_iter 2 --max_completion_length 4 --reward_funcs length:3");
         let call = call.key("model_name_or_path", self.path("model")).key("dataset_name", self.path("rows.jsonl"));
@@ -115,7 +121,7 @@ impl Stage {
     }
 
     /// A refused command leaves no result, and never a file that is not finished.
-    fn left_clean(&self) -> Result<()> {
+    pub(super) fn left_clean(&self) -> Result<()> {
         let found = files(self.0.path())?;
         let result = |name: &&String| name.ends_with(".tmp") || *name == "out.jsonl" || name.starts_with("out/adapter_model");
         ensure!(!found.iter().any(|name| result(&name)), "left behind: {found:?}");

@@ -1,16 +1,18 @@
-//! `ple train`: the whole loop. Per iteration: sample both sides, score, label, measure the gap, step over the pairs.
+//! `ple train`: the whole loop, of any method that samples. Per iteration: sample every side, score, label, measure the gap,
+//! step over the examples.
 
-use super::{required, start};
+use super::{required, sft, start};
 use crate::config::Config;
 use crate::data::{self, Prompt, order};
-use crate::log::{self, Log};
-use crate::method::{Example, Method, Rollout, Side, ple::Ple};
+use crate::log::{self, Log, number};
+use crate::method::{Example, Method, Side, ple::Ple};
 use crate::open::Opened;
+use crate::progress::{self, Bars, Table};
 use crate::reward::{Rewards, Scores};
 use crate::rollout::{self, Sample, Sampler};
-use crate::trainer::{self, Step, Trainer, Workspace};
-use crate::{Error, Result, checkpoint, interrupt, logprob};
-use model::{Adapter, CacheLimits, KvCache, Limits, Settings};
+use crate::trainer::{self, Trainer, Workspace};
+use crate::{Result, checkpoint, interrupt, logprob};
+use model::{Adapter, CacheLimits, KvCache, Limits};
 use record::{At, Metrics, Times};
 use runtime::{Arena, host};
 use serde_json::json;
@@ -50,19 +52,28 @@ struct Progress {
     left: u64,
     /// Tokens trained.
     tokens: usize,
+    /// A row per iteration.
+    table: Table,
 }
 
 /// Runs the command.
 pub fn run(c: &Config) -> Result<()> {
-    let rewards = Rewards::load(&c.reward_funcs, &c.reward_weights)?;
-    let mut method = Ple::new(c, rewards.unit());
-    trainer::supported(&method.needs())?;
     let mut opened = Opened::for_training(c)?;
+    let rewards = Rewards::load(c, Some(&mut opened))?;
+    let mut method = Ple::new(c, rewards.unit());
+    run_method(c, opened, rewards, &mut method)
+}
+
+/// Runs the loop with a method that samples on every iteration, on what has been opened for training. The settings of the loop are
+/// those of `ple train`.
+pub fn run_method(c: &Config, mut opened: Opened, rewards: Rewards, method: &mut dyn Method) -> Result<()> {
+    trainer::supported(&method.needs())?;
+    let most = prepare::samples(c, method)?;
     let mut said = Vec::new();
-    let (prompts, principle) = prepare::prompts(c, &opened, &mut |line| said.push(line))?;
+    let (prompts, principle) = prepare::prompts(c, &opened, most, &mut |line| said.push(line))?;
     let supervised = prepare::supervised_rows(c, &opened, &mut |line| said.push(line))?;
-    let reference = prepare::reference(c, &mut opened, &method)?;
-    let (cache, limits) = prepare::plan(c, opened.model()?.positions(), supervised.as_ref())?;
+    let reference = prepare::reference(c, &mut opened, method)?;
+    let (cache, limits) = prepare::plan(c, opened.model()?.positions(), most, supervised.as_ref())?;
     let per_iteration = (c.ple_queries_per_iter as usize).div_ceil(c.batch_size()) as u64 * u64::from(c.ple_epochs_per_iter);
     let steps = (u64::from(c.ple_iters) * per_iteration).min(super::most_steps(c));
     let optimizer = super::optimizer(c, &opened, steps)?;
@@ -73,28 +84,50 @@ pub fn run(c: &Config) -> Result<()> {
         let n = prompts.len();
         return log::print(&format!("{n} queries; at most {steps} steps; overlay of {bytes} bytes for rollout and training\n"));
     }
-    let mut log = start(c, &opened, &trainer)?;
+    let log = start(c, &opened, &trainer)?;
     said.iter().for_each(|line| log.say(line));
-    log.say(&format!("rule  {}", principle.text));
+    principle.iter().for_each(|p| log.say(&format!("rule  {}", p.text)));
     let folder = required(&c.output_dir, "output_dir")?;
     checkpoint::create_folder(&folder.join("completions"))?;
-    let mut overlay = Arena::new(&trainer.stream, bytes)?;
-    if let Some(rows) = &supervised {
-        overlay = prepare::supervise(c, &mut trainer, rows, limits, overlay, &mut log)?;
-    }
+    let overlay = Arena::new(&trainer.stream, bytes)?;
     let run = Run { c, opened, rewards, prompts, cache, limits, reference, folder };
-    let mut progress = Progress { log, left: super::most_steps(c), tokens: 0 };
-    let mut iterations = 0;
-    while iterations < c.ple_iters && progress.left > 0 {
-        overlay = run.iterate(iterations, &mut trainer, &mut method, overlay, &mut progress)?;
-        iterations += 1;
-    }
-    let state = json!({ "iterations": iterations, "steps": trainer.optimizer.steps(), "method": method.state(), "principle": principle.text });
+    let mut progress = Progress { log, left: super::most_steps(c), tokens: 0, table: Table::default() };
+    let outcome = run.whole(&mut trainer, method, supervised.as_ref(), overlay, &mut progress);
+    let iterations = super::unless_interrupted(outcome, c, &run.opened, &trainer, &progress.log)?;
+    let principle = principle.map(|p| p.text);
+    let state =
+        json!({ "iterations": iterations, "steps": trainer.optimizer.steps(), "method": method.state(), "principle": principle });
     checkpoint::save(&trainer.stream, &trainer.model, run.opened.tune, &run.opened.folder, folder)?;
     Ok(host::write_file(&folder.join("ple.json"), |out| writeln!(out, "{state:#}"))?)
 }
 
 impl Run<'_> {
+    /// The supervised stage and the iterations; how many of these there were.
+    fn whole(
+        &self,
+        trainer: &mut Trainer,
+        method: &mut dyn Method,
+        supervised: Option<&sft::Rows>,
+        mut overlay: Arena,
+        progress: &mut Progress,
+    ) -> Result<u32> {
+        if let Some(rows) = supervised {
+            overlay = prepare::supervise(self.c, trainer, rows, self.limits, overlay, &mut progress.log)?;
+        }
+        let mut iterations = 0;
+        while iterations < self.c.ple_iters && progress.left > 0 {
+            overlay = self.iterate(iterations, trainer, method, overlay, progress)?;
+            iterations += 1;
+        }
+        if trainer.optimizer.steps() == 0 {
+            progress.log.say("note  no iteration kept anything to train on: no step was taken");
+        }
+        if !progress.table.is_empty() {
+            progress.log.say(&progress.table.to_string());
+        }
+        Ok(iterations)
+    }
+
     fn iterate(
         &self,
         iteration: u32,
@@ -104,28 +137,39 @@ impl Run<'_> {
         progress: &mut Progress,
     ) -> Result<Arena> {
         let (c, clock) = (self.c, Instant::now());
-        let Rollout::Sides(sides) = method.rollout(iteration) else {
-            return Err(Error::Usage("ple train wants a method that samples".into()));
-        };
+        let sides = prepare::sides(method, iteration)?;
         self.keep_adapter(iteration, trainer)?;
         let (prompts, repeats) = self.queries(iteration);
         let mut kv = KvCache::new(&trainer.stream, &trainer.model, self.cache, c.repetition_penalty != 1.0, Some(overlay))?;
-        let mut samples = self.sample(iteration, trainer, &prompts, repeats, &sides, &mut kv)?;
+        let bars = progress.log.bars.clone();
+        let mut samples = self.sample(iteration, trainer, &prompts, repeats, &sides, &mut kv, &bars)?;
         let rollout = clock.elapsed().as_secs_f64();
-        let scores = rollout::score(&self.rewards, &prompts, &samples)?;
+        let bar = bars.phase(&format!("iter {iteration} rewards"), samples.len());
+        let scores = rollout::score(&self.rewards, &trainer.model, &prompts, &samples)?;
+        drop(bar);
+        interrupt::check()?;
         samples.iter_mut().zip(&scores.total).for_each(|(sample, reward)| sample.reward = *reward);
         let times = Times { rollout, reward: clock.elapsed().as_secs_f64() - rollout };
-        let (examples, labelled) = method.label(iteration, rollout::groups(&prompts, &sides, &samples))?;
-        let mut drawn = Drawn { prompts, sides, samples, scores, examples, metrics: Vec::new() };
+        let labelled = method.label(iteration, rollout::groups(&prompts, &sides, &samples));
+        let mut drawn = Drawn { prompts, sides, samples, scores, examples: Vec::new(), metrics: Vec::new() };
+        // What cannot be labelled is there to look at.
+        let labelled = match labelled {
+            Ok((examples, metrics)) => {
+                drawn.examples = examples;
+                metrics
+            }
+            Err(error) => return self.completions(iteration, &drawn, method).and(Err(error)),
+        };
         self.completions(iteration, &drawn, method)?;
         let mut w = Workspace::new(&trainer.stream, &trainer.model, self.limits, Some(kv.into_overlay()))?;
         let (s, model, Drawn { prompts, sides, samples, .. }) = (&trainer.stream, &trainer.model, &drawn);
         let gap = rollout::gap(s, model, &mut w.acts, trainer.policy, prompts, sides, samples)?;
+        if let Some(one) = record::equal(&drawn.scores.total) {
+            progress.log.say(&format!("note  every reward is {one}: no answer is better than another"));
+        }
+        method.remarks(&labelled).iter().for_each(|text| progress.log.say(&format!("note  {text}")));
         let mut metrics: Metrics = labelled.into_iter().map(|(name, value)| (name.to_string(), value)).collect();
         metrics.extend(self.rollout_metrics(&drawn, record::bounded(iteration, gap)?, &times));
-        if record::value(&metrics, "ple/scale_floored") == Some(1.0) {
-            progress.log.say("note  the plain answers' rewards hardly differ: the scale of reward_norm is at its floor");
-        }
         if method.needs().reference {
             self.fill_reference(trainer, &mut w, &mut drawn.examples)?;
         }
@@ -146,6 +190,9 @@ impl Run<'_> {
     ) -> Result<()> {
         let (c, clock) = (self.c, Instant::now());
         let Drawn { examples, metrics, .. } = drawn;
+        let (mut done, mut losses, began) = (0, 0.0, progress.tokens);
+        let whole = examples.len().div_ceil(c.batch_size()) * c.ple_epochs_per_iter as usize;
+        let bar = progress.log.bars.phase(&format!("iter {iteration} steps"), whole);
         let at = |tokens: usize| At { iteration, tokens, seconds: clock.elapsed().as_secs_f64(), metrics };
         for epoch in 0..c.ple_epochs_per_iter {
             let pass = iteration * c.ple_epochs_per_iter + epoch;
@@ -158,12 +205,21 @@ impl Run<'_> {
                 let step = trainer.step(w, method, &chunk)?;
                 progress.left -= 1;
                 progress.tokens += step.tokens;
-                self.tell(at(progress.tokens), trainer, &step, &mut progress.log)?;
+                (done, losses) = (done + 1, losses + step.loss);
+                bar.at(done, progress.tokens - began);
+                progress.log.record(record::row(&at(progress.tokens), trainer, Some(&step)))?;
             }
         }
-        if examples.is_empty() {
-            self.tell(at(progress.tokens), trainer, &Step::default(), &mut progress.log)?;
+        drop(bar);
+        let mut row = record::row(&at(progress.tokens), trainer, None);
+        if done == 0 {
+            progress.log.record(row.clone())?;
+            progress.log.say("note  nothing is left to train on: no step is taken, and the schedule stands where it was");
+        } else {
+            row.insert("loss".into(), number(losses / done as f64));
         }
+        progress.log.say(&progress::line(&progress::ITERATION, &row));
+        progress.table.add(row);
         Ok(())
     }
 
@@ -184,18 +240,17 @@ impl Run<'_> {
         repeats: Vec<u32>,
         sides: &[Side],
         kv: &mut KvCache,
+        bars: &Bars,
     ) -> Result<Vec<Sample>> {
-        let settings = Settings {
-            sampling: kernels::sample::Sampling::default(),
-            stop: self.opened.stop(&trainer.model.config),
-            stop_strings: self.c.stop_strings.clone(),
-            tokenizer: Some(self.opened.tokenizer.clone()),
-            max_new_tokens: self.c.max_completion_length as usize,
-            seed: self.c.seed,
-        };
+        let settings = rollout::settings(self.c, &self.opened, &trainer.model);
+        let answers = sides.iter().map(|side| side.samples as usize).sum::<usize>() * prompts.len();
+        let bar = bars.phase(&format!("iter {iteration} answers"), answers);
         let sampler =
             Sampler { stream: &trainer.stream, model: &trainer.model, policy: trainer.policy, settings, iteration, repeats };
-        sampler.sample(&self.opened.tokenizer, prompts, sides, kv, &mut |_| interrupt::watch())
+        sampler.sample(&self.opened.tokenizer, prompts, sides, kv, &mut |p| {
+            bar.at(p.finished, p.tokens);
+            interrupt::watch()
+        })
     }
 
     fn fill_reference(&self, trainer: &Trainer, w: &mut Workspace, examples: &mut [Example]) -> Result<()> {

@@ -1,38 +1,76 @@
 //! What `ple train` reads and plans before its first iteration.
 
-use super::super::{data_line, required, sft};
+use super::super::{data_line, prompt_budget, required, sft};
 use crate::config::Config;
 use crate::data::{self, Prompt};
 use crate::log::Log;
-use crate::method::Method;
+use crate::method::{Method, Rollout, Side};
 use crate::open::Opened;
 use crate::pack;
 use crate::principle::Principle;
+use crate::rollout;
 use crate::trainer::{Trainer, Workspace};
 use crate::{Error, Result};
-use kernels::kv_store::PAGE;
 use model::{Adapter, CacheLimits, Limits};
 use runtime::Arena;
 
 /// Samples of one row and side in an iteration: their numbers have 16 bits, and a row may come once more where the order wraps.
 const ROW_SAMPLES: u64 = 65_535;
 
-/// Every query on both sides, within the budget that leaves room for an answer.
-pub(super) fn prompts(c: &Config, opened: &Opened, tell: &mut dyn FnMut(String)) -> Result<(Vec<Prompt>, Principle)> {
+/// The most that an iteration draws for one query.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Samples {
+    /// On one side.
+    pub side: usize,
+    /// On all sides.
+    pub query: usize,
+    /// Whether a side stands under the principle.
+    pub guided: bool,
+}
+
+/// The sides of an iteration.
+pub(super) fn sides(method: &dyn Method, iteration: u32) -> Result<Vec<Side>> {
+    match method.rollout(iteration) {
+        Rollout::Sides(sides) if sides.iter().any(|side| side.samples > 0) => Ok(sides),
+        _ => Err(Error::Usage(format!("the loop wants a method that samples, got one that does not in iteration {iteration}"))),
+    }
+}
+
+/// Over all iterations of the settings.
+pub(super) fn samples(c: &Config, method: &dyn Method) -> Result<Samples> {
+    let mut most = Samples::default();
+    for iteration in 0..c.ple_iters {
+        let sides = sides(method, iteration)?;
+        let counts = || sides.iter().map(|side| side.samples as usize);
+        most.side = most.side.max(counts().max().unwrap_or(0));
+        most.query = most.query.max(counts().sum());
+        most.guided |= sides.iter().any(|side| side.principle);
+    }
+    Ok(most)
+}
+
+/// Every query on both sides, within the budget that leaves room for an answer. The principle is that of the guided sides, if
+/// there are any.
+pub(super) fn prompts(
+    c: &Config,
+    opened: &Opened,
+    samples: Samples,
+    tell: &mut dyn FnMut(String),
+) -> Result<(Vec<Prompt>, Option<Principle>)> {
     let path = required(&c.dataset_name, "dataset_name")?;
     let (queries, kind, mut dropped) = data::queries(path, &opened.tokenizer, c.seed)?;
-    let principle = Principle::choose(c, kind, queries.first().map_or("", |q| &q.text))?;
-    let (most, answer) = (opened.model()?.positions(), c.max_completion_length as usize);
-    let Some(room) = most.checked_sub(answer).filter(|room| *room > 0) else {
-        return Err(Error::Usage(format!("max_completion_length: wanted below the model's {most} positions, got {answer}")));
+    let principle = match samples.guided {
+        true => Some(Principle::choose(c, kind, queries.first().map_or("", |q| &q.text))?),
+        false => None,
     };
-    let (prompts, later) = data::prompts(&queries, &opened.tokenizer, &principle, room.min(c.max_prompt_length as usize))?;
+    let budget = prompt_budget(c, opened, principle.as_ref())?;
+    let (prompts, later) = data::prompts(&queries, &opened.tokenizer, principle.as_ref(), budget)?;
     dropped.add(later);
     tell(data_line(&path.display().to_string(), prompts.len(), &dropped));
     if prompts.is_empty() {
         return Err(Error::file(path, format!("no query is left: {dropped}")));
     }
-    let most = ROW_SAMPLES * prompts.len() as u64;
+    let most = ROW_SAMPLES / samples.side as u64 * prompts.len() as u64;
     if u64::from(c.ple_queries_per_iter) > most {
         let (n, got) = (prompts.len(), c.ple_queries_per_iter);
         return Err(Error::Usage(format!("ple_queries_per_iter: wanted at most {most} with {n} queries, got {got}")));
@@ -78,20 +116,16 @@ pub(super) fn reference(c: &Config, opened: &mut Opened, method: &dyn Method) ->
     }
 }
 
-/// Sizes of both phases: the longest prompt and answer there can be. A cache that cannot hold them is a usage error.
-pub(super) fn plan(c: &Config, positions: usize, supervised: Option<&sft::Rows>) -> Result<(CacheLimits, Limits)> {
+/// Sizes of both phases: the longest prompt and answers there can be. A cache that cannot hold them is a usage error.
+pub(super) fn plan(
+    c: &Config,
+    positions: usize,
+    samples: Samples,
+    supervised: Option<&sft::Rows>,
+) -> Result<(CacheLimits, Limits)> {
     let answer = c.max_completion_length as usize;
     let prompt = (c.max_prompt_length as usize).min(positions.saturating_sub(answer)).max(1);
-    let (positions, batch) = (prompt + answer, (c.max_num_seqs as usize).min(c.ple_queries_per_iter as usize).max(1));
-    let (longest, given) = (positions.div_ceil(PAGE), (c.kv_cache_tokens as usize).div_ceil(PAGE));
-    if given > 0 && given < longest {
-        let (least, got) = (longest * PAGE, c.kv_cache_tokens);
-        return Err(Error::Usage(format!(
-            "kv_cache_tokens: wanted 0 or at least {least} for the longest prompt and answer, got {got}"
-        )));
-    }
-    let pages = if given > 0 { given.min(batch * longest) } else { batch * longest };
-    let cache = CacheLimits { pages, prefill_tokens: prompt.max(1024), batch, positions };
-    let tree = (prompt + 2 * answer).max(supervised.map_or(0, |rows| rows.budget(c)));
+    let cache = rollout::cache(c, prompt, (c.ple_queries_per_iter as usize).saturating_mul(samples.side))?;
+    let tree = (prompt + samples.query * answer).max(supervised.map_or(0, |rows| rows.budget(c)));
     Ok((cache, pack::limits(tree.max(c.max_tokens_per_micro_batch as usize))))
 }

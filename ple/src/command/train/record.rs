@@ -1,9 +1,9 @@
 //! What an iteration leaves behind: its answers, the adapter that drew them, its lines in the log.
 
 use super::{Drawn, Run};
-use crate::log::{Log, number};
-use crate::method::Method;
-use crate::rollout::{self, Gap};
+use crate::log::number;
+use crate::method::{Example, Method};
+use crate::rollout::{self, Gap, Sample};
 use crate::trainer::{Step, Trainer};
 use crate::{Error, Result, checkpoint};
 use model::Tune;
@@ -21,17 +21,42 @@ pub(super) struct Times {
     pub reward: f64,
 }
 
-/// The value of a metric, if it is there.
-pub(super) fn value(metrics: &Metrics, name: &str) -> Option<f64> {
-    metrics.iter().find(|(n, _)| n == name).map(|(_, value)| *value)
-}
-
 /// A gap without bound is a stop: the stored log-probabilities are then not those of the policy.
 pub(super) fn bounded(iteration: u32, gap: Gap) -> Result<Gap> {
     if gap.max.is_finite() {
         return Ok(gap);
     }
     Err(Error::Numeric(format!("logp_gap_max is {} in iteration {iteration}: wanted finite log-probabilities", gap.max)))
+}
+
+/// The reward that every answer has, if there is one.
+pub(super) fn equal(values: &[f64]) -> Option<f64> {
+    values.first().copied().filter(|first| values.len() > 1 && values.iter().all(|v| v == first))
+}
+
+/// Mean and (population) standard deviation of the rewards that are finite.
+fn moments(values: &[f64]) -> (f64, f64) {
+    let finite = || values.iter().copied().filter(|v| v.is_finite());
+    let n = finite().count() as f64;
+    let mean = finite().sum::<f64>() / n;
+    (mean, (finite().map(|r| (r - mean) * (r - mean)).sum::<f64>() / n).sqrt())
+}
+
+/// The example that trains a sample, and which of its answers it is.
+type Label<'a> = Option<(&'a Example, usize)>;
+
+/// What became of each sample. Equal answers to a query are told apart by their order.
+fn labels<'a>(samples: &[Sample], examples: &'a [Example]) -> Vec<Label<'a>> {
+    let mut labels = vec![None; samples.len()];
+    let first = |query: usize| samples.partition_point(|s| s.query < query);
+    for example in examples {
+        let of_query = first(example.group as usize)..first(example.group as usize + 1);
+        for (i, answer) in example.answers.iter().enumerate() {
+            let untold = of_query.clone().find(|&n| labels[n].is_none() && samples[n].answer.ids == *answer);
+            untold.into_iter().for_each(|n| labels[n] = Some((example, i)));
+        }
+    }
+    labels
 }
 
 impl Run<'_> {
@@ -48,18 +73,14 @@ impl Run<'_> {
 
     /// `completions/iter-NNNNN.jsonl`: one line per answer: what was asked, what came, what it was worth, what became of it.
     /// `logps` are at temperature 1, of `ids` after `prompt_ids`, under the adapter in `adapters/iter-NNNNN/`. Branch and weight
-    /// are null where the pair was left out.
+    /// are null where the answer was left out. With several rewards `rewards` has each one's own value, by its name.
     pub(super) fn completions(&self, iteration: u32, drawn: &Drawn, method: &dyn Method) -> Result<()> {
         let path = self.folder.join("completions").join(format!("iter-{iteration:05}.jsonl"));
-        let mut labels = vec![None; drawn.prompts.len()];
-        for example in &drawn.examples {
-            if let Some(label) = labels.get_mut(example.group as usize) {
-                *label = Some(example);
-            }
-        }
-        let line = |s: &rollout::Sample| {
-            let (prompt, example) = (&drawn.prompts[s.query], labels[s.query]);
-            json!({
+        let labels = labels(&drawn.samples, &drawn.examples);
+        let names: Vec<&str> = self.rewards.names().collect();
+        let line = |(i, (s, label)): (usize, (&Sample, &Label<'_>))| {
+            let prompt = &drawn.prompts[s.query];
+            let mut line = json!({
                 "iteration": iteration,
                 "row": prompt.row,
                 "side": s.side,
@@ -71,11 +92,17 @@ impl Run<'_> {
                 "logps": crate::command::logprob::exact(&s.answer.logps),
                 "finished": s.answer.stopped,
                 "reward": number(s.reward),
-                "branch": example.map(|e| method.branch(e.tag)),
-                "weight": example.and_then(|e| e.weights.get(s.side as usize)),
-            })
+                "branch": label.map(|(e, _)| method.branch(e.tag)),
+                "weight": label.and_then(|(e, answer)| e.weights.get(answer)),
+            });
+            if names.len() > 1 {
+                let parts = names.iter().zip(&drawn.scores.parts).map(|(name, part)| ((*name).to_string(), number(part[i])));
+                line["rewards"] = Value::Object(parts.collect());
+            }
+            line
         };
-        Ok(host::write_file(&path, |out| drawn.samples.iter().try_for_each(|s| writeln!(out, "{}", line(s))))?)
+        let mut lines = drawn.samples.iter().zip(&labels).enumerate().map(line);
+        Ok(host::write_file(&path, |out| lines.try_for_each(|line| writeln!(out, "{line}")))?)
     }
 
     /// What the log says of an iteration's answers.
@@ -83,8 +110,7 @@ impl Run<'_> {
         let (samples, scores) = (&drawn.samples, &drawn.scores);
         let n = samples.len().max(1) as f64;
         let tokens: usize = samples.iter().map(|s| s.answer.ids.len()).sum();
-        let mean = scores.total.iter().sum::<f64>() / n;
-        let deviation = (scores.total.iter().map(|r| (r - mean) * (r - mean)).sum::<f64>() / n).sqrt();
+        let (mean, deviation) = moments(&scores.total);
         let clipped = samples.iter().filter(|s| !s.answer.stopped).count() as f64;
         let own = [
             ("reward", mean),
@@ -96,48 +122,34 @@ impl Run<'_> {
             ("logp_gap_share", gap.off),
             ("time/rollout", times.rollout),
             ("time/reward", times.reward),
-            ("tok_s/rollout", tokens as f64 / times.rollout),
+            ("tok_s/rollout", tokens as f64 / times.rollout.max(1e-9)),
+            ("tok_s/reward", tokens as f64 / times.reward.max(1e-9)),
         ];
         let parts = self.rewards.names().zip(&scores.parts);
-        let parts = parts.map(|(name, part)| (format!("rewards/{name}/mean"), part.iter().sum::<f64>() / n));
+        let parts = parts.map(|(name, part)| (format!("rewards/{name}/mean"), moments(part).0));
         own.into_iter().map(|(name, value)| (name.to_string(), value)).chain(parts).collect()
     }
+}
 
-    /// A line of the log.
-    pub(super) fn tell(&self, at: At<'_>, trainer: &Trainer, step: &Step, log: &mut Log) -> Result<()> {
-        let iteration = at.iteration;
-        let mut row: Map<String, Value> = Map::new();
-        row.insert("iteration".into(), json!(iteration));
-        row.insert("step".into(), json!(trainer.optimizer.steps()));
-        row.insert("num_tokens".into(), json!(at.tokens));
+/// A line of the log: of a step, or of an iteration that takes none.
+pub(super) fn row(at: &At<'_>, trainer: &Trainer, step: Option<&Step>) -> Map<String, Value> {
+    let mut row: Map<String, Value> = Map::new();
+    row.insert("iteration".into(), json!(at.iteration));
+    row.insert("step".into(), json!(trainer.optimizer.steps()));
+    row.insert("num_tokens".into(), json!(at.tokens));
+    if let Some(step) = step {
         let own = [
             ("loss", step.loss),
             ("grad_norm", step.grad_norm),
             ("learning_rate", step.learning_rate),
             ("step_time", step.seconds),
             ("tok_s/train", step.tokens as f64 / step.seconds.max(1e-9)),
-            ("time/train", at.seconds),
         ];
-        let named = own.iter().chain(&step.metrics).map(|(name, value)| (*name, *value));
-        for (name, value) in named.chain(at.metrics.iter().map(|(name, value)| (name.as_str(), *value))) {
-            row.insert(name.to_string(), number(value));
-        }
-        let of = |name: &str| row.get(name).and_then(Value::as_f64).unwrap_or(f64::NAN);
-        let text = format!(
-            "iter  {iteration} step {} tau {:.4} reward {:.4} -> {:.4} ranked {:.0} % worse {:.0} % loss {:.4} gap {:.1e} length {:.0} {:.0} tok/s sampled",
-            trainer.optimizer.steps(),
-            of("ple/tau"),
-            of("ple/reward_orig"),
-            of("ple/reward_guided"),
-            100.0 * of("ple/rank_frac"),
-            100.0 * of("ple/worse_frac"),
-            step.loss,
-            of("logp_gap_max"),
-            of("completions/mean_length"),
-            of("tok_s/rollout"),
-        );
-        log.row(row, &text)
+        own.iter().chain(&step.metrics).for_each(|(name, value)| drop(row.insert((*name).to_string(), number(*value))));
     }
+    row.insert("time/train".into(), number(at.seconds));
+    at.metrics.iter().for_each(|(name, value)| drop(row.insert(name.clone(), number(*value))));
+    row
 }
 
 /// Where a line of the log stands.
@@ -155,6 +167,31 @@ pub(super) struct At<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn samples_find_the_example_that_trains_them() {
+        let sample = |query, side, sample, ids: &[u32]| Sample {
+            query,
+            side,
+            sample,
+            answer: model::Finished { ids: ids.to_vec(), ..Default::default() },
+            text: String::new(),
+            reward: 0.0,
+        };
+        let samples =
+            [sample(0, 0, 0, &[5]), sample(0, 1, 0, &[5]), sample(1, 0, 0, &[6]), sample(1, 0, 1, &[7]), sample(1, 1, 0, &[8])];
+        let example = |group, answers: &[&[u32]]| Example {
+            group,
+            answers: answers.iter().map(|a| a.to_vec()).collect(),
+            ..Example::default()
+        };
+        // A pair of equal answers; the best of two, trained twice over; nothing of the guided side.
+        let examples = [example(0, &[&[5], &[5]]), example(1, &[&[7]]), example(1, &[&[6]]), example(9, &[&[1]])];
+        let found: Vec<_> =
+            labels(&samples, &examples).into_iter().map(|l| l.map(|(e, answer)| (e.group, &e.answers[0], answer))).collect();
+        let wanted = [Some((0, &vec![5], 0)), Some((0, &vec![5], 1)), Some((1, &vec![6], 0)), Some((1, &vec![7], 0)), None];
+        assert_eq!(found, wanted);
+    }
 
     #[test]
     fn a_gap_without_bound_stops() {
