@@ -4,7 +4,7 @@ use crate::Isa;
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
@@ -89,6 +89,8 @@ pub struct Pool {
     workers: Vec<(JoinHandle<()>, Thread)>,
     /// Scratch of the caller's thread; the lock also makes one job run at a time.
     caller: Mutex<Vec<f32>>,
+    /// What the tasks of one call share.
+    shared: Mutex<Vec<f32>>,
     isa: Isa,
 }
 
@@ -119,7 +121,7 @@ impl Pool {
                 })
             })
             .collect();
-        Pool { common, workers, caller: Mutex::new(Vec::new()), isa }
+        Pool { common, workers, caller: Mutex::new(Vec::new()), shared: Mutex::new(Vec::new()), isa }
     }
 
     /// Threads, the caller's included.
@@ -130,6 +132,15 @@ impl Pool {
     /// The instruction set that `cpu.rs` files use.
     pub fn isa(&self) -> Isa {
         self.isa
+    }
+
+    /// At least `len` f32, with whatever the last user left in them, for what all tasks of a call read: held while its jobs run.
+    pub fn shared(&self, len: usize) -> MutexGuard<'_, Vec<f32>> {
+        let mut room = self.shared.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if room.len() < len {
+            room.resize(len, 0.0);
+        }
+        room
     }
 
     /// Runs `body(task, scratch)` once for every task below `tasks` and returns when all are done. `scratch` is that many

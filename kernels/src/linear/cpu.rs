@@ -5,15 +5,16 @@ use super::gradient::{Columns, Outer};
 use super::pack::Left;
 use super::parts::{Backward, Forward, Group};
 use super::product::{self, Out};
+use super::tile::strip_rows;
 use crate::panels::PANEL;
 use runtime::Pool;
 
 /// Panels of one task of a gradient.
 const PANELS: usize = 8;
-/// Panels of one task of a weight gradient.
+/// Panels of one task of a weight gradient at most.
 const OUTPUTS: usize = 8;
-/// Columns of the left operand of one task of a weight gradient.
-const INPUTS: usize = 192;
+/// Columns of the left operand of one task of a weight gradient at most.
+const INPUTS: usize = 384;
 
 /// y [M, ΣN] =, S [M, ΣR] =.
 pub(crate) fn forward(pool: &Pool, y: &mut [f32], s: &mut [f32], x: &[f32], group: Group<'_>) {
@@ -100,12 +101,19 @@ pub(crate) fn backward_weight(
     (k, n): (usize, [usize; PARTS]),
     examples: &[u32],
 ) {
-    let (isa, width, all) = (pool.isa(), OUTPUTS * PANEL, n.iter().sum::<usize>());
-    let stretches = k.div_ceil(INPUTS);
-    let jobs = n.map(|n| n.div_ceil(width) * stretches);
-    each(pool, jobs, Outer::size(isa, INPUTS, width), &|part, job, scratch| {
-        let (inputs, first) = (job % stretches * INPUTS, job / stretches * width);
-        let left = Columns::new(x, k, inputs, INPUTS.min(k - inputs));
+    let (isa, all) = (pool.isa(), n.iter().sum::<usize>());
+    // Equal tasks, as many for each thread.
+    let stretch = k.div_ceil(k.div_ceil(INPUTS)).next_multiple_of(strip_rows(isa));
+    let stretches = k.div_ceil(stretch);
+    let width = |n: usize| {
+        let panels = n.div_ceil(PANEL).max(1);
+        panels.div_ceil(panels.div_ceil(OUTPUTS).next_multiple_of(pool.threads())) * PANEL
+    };
+    let jobs = n.map(|n| n.div_ceil(width(n)) * stretches);
+    each(pool, jobs, Outer::size(isa, stretch.min(k), OUTPUTS * PANEL), &|part, job, scratch| {
+        let width = width(n[part]);
+        let (inputs, first) = (job % stretches * stretch, job / stretches * width);
+        let left = Columns::new(x, k, inputs, stretch.min(k - inputs));
         let column = n[..part].iter().sum::<usize>() + first;
         let right = Columns::new(dy, all, column, width.min(n[part] - first));
         Outer { isa, left, right }.run(examples, scratch, &mut |mut t, i, panel| {

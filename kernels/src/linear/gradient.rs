@@ -115,7 +115,8 @@ impl Outer<'_> {
     /// Asks for rows `m` of a panel of the right operand.
     fn fetch(&self, panel: usize, m: Range<usize>) {
         for m in m {
-            fetch(&self.right.data[m * self.right.ld + self.right.first + panel * PANEL..][..PANEL]);
+            let row = &self.right.data[m * self.right.ld + self.right.first + panel * PANEL..][..PANEL];
+            row.chunks(16).for_each(|line| fetch(line.as_ptr()));
         }
     }
 

@@ -1,9 +1,13 @@
 //! Moving operands into the layouts that [`super::tile`] reads: strips of rows with k outside, and transposed blocks.
 
+use super::tile::fetch;
 use crate::cpu::{Lanes, Stored, WIDTH};
 use half::{bf16, f16};
 use runtime::Isa;
 use std::ops::Range;
+
+/// Rows between the one being cut and the one asked for.
+const DISTANCE: usize = 6;
 
 /// Row-major rows [M, ld], in place or picked by index.
 #[derive(Clone, Copy)]
@@ -133,6 +137,9 @@ fn cut_body<S: Lanes>(out: &mut [f32], width: usize, left: Left<'_>, columns: Ra
     let (len, strips) = (m.len(), columns.len().div_ceil(width));
     for (i, m) in m.enumerate() {
         let row = &left.data[left.start(m) + columns.start..];
+        // Rows lie a page or so apart, where the machine's own prefetch stops.
+        let later = row.as_ptr().wrapping_add(DISTANCE * left.ld);
+        (0..columns.len()).step_by(WIDTH).for_each(|c| fetch(later.wrapping_add(c)));
         for s in 0..strips {
             let (from, to) = (s * width, &mut out[(s * len + i) * width..]);
             let used = width.min(columns.len() - from);

@@ -2,7 +2,7 @@
 
 use super::pack::{self, Left, Stock};
 use super::product::{Projection, Right, Tail};
-use super::tile::{Lines, fetch};
+use super::tile::{Ahead, Lines};
 use super::{PARTS, Part};
 use crate::panels::{PANEL, Panels};
 use half::{bf16, f16};
@@ -44,25 +44,13 @@ impl<'a> Stock<'a> {
         }
     }
 
-    /// Asks for share `i` of `of` of what [`Stock::block`] will read.
-    pub fn fetch_block(&self, p: usize, columns: usize, k: Range<usize>, (i, of): (usize, usize)) {
-        let (start, len) = ((p * columns + k.start) * PANEL, k.len() * PANEL);
-        self.fetch(start + len * i / of..start + len * (i + 1) / of);
-    }
-
-    /// Asks for share `i` of `of` of what [`Stock::transpose`] will read.
-    pub fn fetch_transpose(&self, columns: usize, n: Range<usize>, k: Range<usize>, (i, of): (usize, usize)) {
-        let (first, panels) = (n.start / PANEL, n.end.div_ceil(PANEL) - n.start / PANEL);
-        for panel in first + panels * i / of..first + panels * (i + 1) / of {
-            self.fetch((panel * columns + k.start) * PANEL..(panel * columns + k.end) * PANEL);
-        }
-    }
-
-    fn fetch(&self, range: Range<usize>) {
+    /// Share `i` of `of` of what [`Stock::block`] will read.
+    pub fn ahead(&self, p: usize, columns: usize, k: Range<usize>, share: (usize, usize), steps: usize) -> Ahead {
+        let range = (p * columns + k.start) * PANEL..(p * columns + k.end) * PANEL;
         match self {
-            Stock::F32(w) => fetch(&w[range]),
-            Stock::Bf16(w) => fetch(&w[range]),
-            Stock::F16(w) => fetch(&w[range]),
+            Stock::F32(w) => Ahead::share(&w[range], share, steps),
+            Stock::Bf16(w) => Ahead::share(&w[range], share, steps),
+            Stock::F16(w) => Ahead::share(&w[range], share, steps),
         }
     }
 
@@ -220,9 +208,16 @@ impl Right for Forward<'_> {
         let (module, p) = self.0.find(panel);
         module.weight.block(isa, p, self.0.k, k, strips, room)
     }
-    fn fetch(&self, panel: usize, k: Range<usize>, share: (usize, usize)) {
+    fn copies(&self) -> bool {
+        self.0.modules().any(|m| !matches!(m.weight, Stock::F32(_)))
+    }
+    fn copy(&self, isa: Isa, panel: usize, out: &mut [f32]) {
         let (module, p) = self.0.find(panel);
-        module.weight.fetch_block(p, self.0.k, k, share);
+        module.weight.widen(isa, out, p * self.0.k * PANEL..(p + 1) * self.0.k * PANEL);
+    }
+    fn ahead(&self, panel: usize, k: Range<usize>, share: (usize, usize), steps: usize) -> Ahead {
+        let (module, p) = self.0.find(panel);
+        module.weight.ahead(p, self.0.k, k, share, steps)
     }
     fn tail(&self, panel: usize, room: &mut [f32]) -> Tail {
         let (module, p) = self.0.find(panel);
@@ -280,14 +275,14 @@ impl Right for Backward<'_> {
         }
         Lines::F32(room.as_ptr())
     }
-    fn fetch(&self, panel: usize, n: Range<usize>, share: (usize, usize)) {
-        let k = self.columns(panel);
-        for module in self.0.modules() {
-            let (start, end) = (n.start.max(module.first), n.end.min(module.first + module.n));
-            if start < end {
-                module.weight.fetch_transpose(self.0.k, start - module.first..end - module.first, k.clone(), share);
-            }
-        }
+    fn copies(&self) -> bool {
+        true
+    }
+    fn copy(&self, isa: Isa, panel: usize, out: &mut [f32]) {
+        self.block(isa, panel, 0..self.0.n, 1, out);
+    }
+    fn ahead(&self, _: usize, _: Range<usize>, _: (usize, usize), _: usize) -> Ahead {
+        Ahead::NONE
     }
     fn tail(&self, panel: usize, room: &mut [f32]) -> Tail {
         let k = self.columns(panel);

@@ -2,7 +2,7 @@
 //! strip and panel. The reduction is cut only where a block would not stay in the second-level cache; accumulators wait in scratch.
 
 use super::pack::{self, Left, Room};
-use super::tile::{Lines, Tile, fetch_near, strip_below, strip_rows, strip_width};
+use super::tile::{Ahead, Lines, Tile, fetch_near, strip_below, strip_rows, strip_width};
 use crate::panels::PANEL;
 use runtime::{Isa, Pool, Shared};
 use std::ops::Range;
@@ -13,6 +13,8 @@ const PACKED: usize = 144 << 10;
 const ROWS: usize = 256;
 /// Floats of waiting accumulators of one task.
 const WAITING: usize = 64 << 10;
+/// Floats of right panels that are copied once for all row blocks, at most; larger ones are copied block by block.
+const SHARED: usize = 8 << 20;
 /// Tasks per thread, so that threads end together.
 const TASKS: usize = 4;
 /// Lanes that a projection's tile reads and writes.
@@ -47,8 +49,12 @@ pub(crate) trait Right: Sync {
     fn columns(&self, panel: usize) -> Range<usize>;
     /// Rows `k` of a panel, [len][32]: in place, or written to `room` ([len][32]). `strips` says how often they will be read.
     fn block(&self, isa: Isa, panel: usize, k: Range<usize>, strips: usize, room: &mut [f32]) -> Lines;
-    /// Asks for share `i` of `of` of what `block` will read.
-    fn fetch(&self, panel: usize, k: Range<usize>, share: (usize, usize));
+    /// Whether `block` writes to its room when there are several strips.
+    fn copies(&self) -> bool;
+    /// Writes a whole panel to `out` [len][32].
+    fn copy(&self, isa: Isa, panel: usize, out: &mut [f32]);
+    /// Share `i` of `of` of what `block` will read, over `steps` steps.
+    fn ahead(&self, panel: usize, k: Range<usize>, share: (usize, usize), steps: usize) -> Ahead;
     /// Writes the tail's rows [ranks][32] and then the bias [32] to `room`.
     fn tail(&self, panel: usize, room: &mut [f32]) -> Tail;
     /// Columns of S in all.
@@ -151,6 +157,10 @@ pub(crate) fn run(pool: &Pool, out: Option<Out>, s: &mut [f32], left: Left<'_>, 
     if m == 0 || (out.is_none() && right.ranks() == 0) {
         return;
     }
+    let floats = if out.is_some() { copied(right, cut.row_blocks) } else { 0 };
+    let mut room = pool.shared(floats);
+    copy_panels(pool, &mut room[..floats], right);
+    let copy = if floats > 0 { Some(&room[..floats]) } else { None };
     let pieces = Task::pieces(pool.isa(), cut, right);
     let scratch = Room::size(&pieces);
     let apart = right.ranks() > 0 && (out.is_none() || cut.groups > 1);
@@ -158,7 +168,7 @@ pub(crate) fn run(pool: &Pool, out: Option<Out>, s: &mut [f32], left: Left<'_>, 
     let task = |i: usize, out: Option<Out>, panels: Range<usize>, s: S<'_>, scratch: &mut [f32]| {
         let mut room = Room::new(scratch);
         let room = pieces.map(|p| room.take(p));
-        Task { isa: pool.isa(), cut, left, right, rows: blocks(i), strips: Strips::new(pool.isa(), blocks(i).len()), room }
+        Task { isa: pool.isa(), cut, left, right, copy, rows: blocks(i), strips: Strips::new(pool.isa(), blocks(i).len()), room }
             .run(out, panels, s);
     };
     if apart || cut.groups <= 1 {
@@ -185,6 +195,25 @@ pub(crate) fn run(pool: &Pool, out: Option<Out>, s: &mut [f32], left: Left<'_>, 
     }
 }
 
+/// Floats of a copy of all panels, 0 if blocks are better read or made one by one.
+fn copied(right: &dyn Right, row_blocks: usize) -> usize {
+    let len = right.panels() * right.len() * PANEL;
+    if row_blocks > 1 && right.copies() && len <= SHARED { len } else { 0 }
+}
+
+/// Copies all panels [panels][len][32].
+fn copy_panels(pool: &Pool, out: &mut [f32], right: &dyn Right) {
+    let panel = right.len() * PANEL;
+    if out.is_empty() {
+        return;
+    }
+    let shared = Shared::new(out);
+    pool.run(right.panels(), 0, &|p, _| {
+        // SAFETY: tasks have disjoint panels.
+        right.copy(pool.isa(), p, unsafe { shared.slice(p * panel..(p + 1) * panel) });
+    });
+}
+
 /// Where S of a task comes from.
 enum S<'a> {
     /// It makes its rows [rows, ranks].
@@ -199,6 +228,8 @@ struct Task<'a> {
     cut: Cut,
     left: Left<'a>,
     right: &'a dyn Right,
+    /// The panels of `right` [panels][len][32], where blocks share a copy.
+    copy: Option<&'a [f32]>,
     rows: Range<usize>,
     strips: Strips,
     room: [&'a mut [f32]; 7],
@@ -298,14 +329,14 @@ impl Task<'_> {
     fn panel(&mut self, out: Out, slot: usize, panel: usize, k: &Range<usize>, next: Option<(usize, Range<usize>)>) {
         let (last, all, padded) = (k.end == self.right.len(), self.right.ranks(), self.strips.padded());
         let [packed, room, waiting, behind, s, _, _] = &mut self.room;
-        let lines = self.right.block(self.isa, panel, k.clone(), self.strips.count(), room);
+        let count = self.strips.count();
+        let lines = match self.copy {
+            Some(copy) => Lines::F32(copy[(panel * self.right.len() + k.start) * PANEL..].as_ptr()),
+            None => self.right.block(self.isa, panel, k.clone(), count, room),
+        };
         let tail = if last { self.right.tail(panel, behind) } else { Tail::default() };
         let columns = self.right.columns(panel);
-        let count = self.strips.count();
         for (i, (at, rows, width)) in self.strips.each().enumerate() {
-            if let (Some((panel, k)), true) = (&next, count > 1) {
-                self.right.fetch(*panel, k.clone(), (i, count));
-            }
             let wait =
                 if self.cut.blocks > 1 { waiting[(slot * padded + at) * PANEL..].as_mut_ptr() } else { std::ptr::null_mut() };
             let mut t = if last {
@@ -317,6 +348,15 @@ impl Task<'_> {
                 Tile::new(width, width, PANEL, wait, PANEL)
             };
             (t.a, t.b, t.len) = (packed[at * k.len()..].as_ptr(), lines, k.len());
+            if let Some((panel, ahead)) = &next {
+                t.ahead = match self.copy {
+                    Some(copy) => {
+                        let start = (panel * self.right.len() + ahead.start) * PANEL;
+                        Ahead::share(&copy[start..start + ahead.len() * PANEL], (i, count), k.len())
+                    }
+                    None => self.right.ahead(*panel, ahead.clone(), (i, count), k.len()),
+                };
+            }
             if k.start > 0 {
                 t.from = wait;
             }

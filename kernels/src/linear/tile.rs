@@ -28,6 +28,9 @@ impl Registers for Avx512 {
 /// Widths of packed strips, ascending, as far as an instruction set has registers for them.
 const WIDTHS: [usize; 6] = [1, 2, 4, 6, 8, 12];
 
+/// Rows from which a strip has load ports to spare for what is read next.
+const FETCHING: usize = 6;
+
 /// Asks for a cache line that will be written soon.
 #[inline(always)]
 pub(crate) fn fetch_near<T>(p: *const T) {
@@ -41,19 +44,37 @@ pub(crate) fn fetch_near<T>(p: *const T) {
     let _ = p;
 }
 
-/// Asks for the cache lines of `slice`, which are read after the present tile.
+/// Asks for a cache line that is read after the present tile: no nearer than the second-level cache.
 #[inline(always)]
-pub(crate) fn fetch<T>(slice: &[T]) {
+pub(crate) fn fetch<T>(p: *const T) {
     #[cfg(target_arch = "x86_64")]
-    for line in slice.chunks(64 / size_of::<T>().max(1)) {
-        // SAFETY: a prefetch reads nothing and faults nowhere.
-        unsafe {
-            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-            _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast());
-        }
+    // SAFETY: a prefetch reads nothing and faults nowhere.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(p.cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = slice;
+    let _ = p;
+}
+
+/// Memory that is read soon after the present tile: a tile asks for it line by line between its own steps, where that costs nothing.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead {
+    /// What the first step asks for.
+    pub at: *const u8,
+    /// Bytes between what two steps ask for.
+    pub step: usize,
+}
+
+impl Ahead {
+    /// Nothing.
+    pub const NONE: Ahead = Ahead { at: std::ptr::null(), step: 0 };
+
+    /// Share `i` of `of` of the elements of `slice`, over `steps` steps.
+    pub fn share<T>(slice: &[T], (i, of): (usize, usize), steps: usize) -> Ahead {
+        let part = size_of_val(slice) / of.max(1);
+        Ahead { at: slice.as_ptr().cast::<u8>().wrapping_add(part * i), step: part.div_ceil(steps.max(1)) }
+    }
 }
 
 /// Rows of a full strip.
@@ -77,7 +98,8 @@ pub(crate) fn strip_width(rows: usize) -> usize {
 
 /// `out = (from or +0) + Σ_k a·b + Σ_j tail_a·tail_b + bias`, or `out +=` that when `add`.
 ///
-/// `a` is [len][width], a strip packed with k outside; b is [len][step] with 32 (or for `cols` ≤ 16: 16) readable lanes a row.
+/// `a` is [len][width], a strip packed with k outside, or lies across ([`Tile::across`]); b is [len][step] with 32 (or for `cols` ≤ 16:
+/// 16) readable lanes a row.
 pub(crate) struct Tile {
     /// Packed width of the strip, one of [`WIDTHS`].
     pub width: usize,
@@ -87,6 +109,10 @@ pub(crate) struct Tile {
     pub cols: usize,
     /// [len][width]
     pub a: *const f32,
+    /// 0, or `a` is [len/32][width][32] with this many elements between two groups of 32; then there is no tail.
+    pub across: usize,
+    /// What this tile asks for on the way.
+    pub ahead: Ahead,
     /// [len][step]
     pub b: Lines,
     /// Elements between the rows of `b`.
@@ -145,6 +171,8 @@ impl Tile {
             rows,
             cols,
             a: none,
+            across: 0,
+            ahead: Ahead::NONE,
             b: Lines::F32(none),
             step: PANEL,
             len: 0,
@@ -164,14 +192,15 @@ impl Tile {
 /// Bytes ahead of a narrow tile, which waits for its panel rather than for its sums: further than the machine looks by itself.
 const AHEAD: usize = 4096;
 
-/// `acc + a·b`, k ascending.
+/// `acc + a·b`, k ascending; rows of `a` lie ROW elements apart, its k K elements.
 #[inline(always)]
-unsafe fn chain<S: Lanes, T: Stored, const MR: usize, const NV: usize>(
+unsafe fn chain<S: Lanes, T: Stored, const MR: usize, const NV: usize, const ROW: usize, const K: usize>(
     mut acc: [[S::V; NV]; MR],
     mut a: *const f32,
     mut b: *const T,
     step: usize,
     len: usize,
+    ahead: &mut Ahead,
 ) -> [[S::V; NV]; MR] {
     for _ in 0..len {
         // SAFETY: the caller of `Tile::run` promised `len` rows of both.
@@ -182,13 +211,17 @@ unsafe fn chain<S: Lanes, T: Stored, const MR: usize, const NV: usize>(
                 }
             }
             let lanes: [S::V; NV] = std::array::from_fn(|v| T::lanes::<S>(b.add(v * WIDTH)));
+            if MR >= FETCHING {
+                fetch(ahead.at);
+                ahead.at = ahead.at.wrapping_add(ahead.step);
+            }
             for i in 0..MR {
-                let x = S::splat(*a.add(i));
+                let x = S::splat(*a.add(i * ROW));
                 for v in 0..NV {
                     acc[i][v] = S::fma(x, lanes[v], acc[i][v]);
                 }
             }
-            a = a.wrapping_add(MR);
+            a = a.wrapping_add(K);
             b = b.wrapping_add(step);
         }
     }
@@ -206,9 +239,18 @@ unsafe fn strip<S: Lanes, T: Stored, const MR: usize, const NV: usize>(t: &Tile,
                 acc[i] = std::array::from_fn(|v| S::load(t.from.add(i * t.from_ld + lane + v * WIDTH)));
             }
         }
-        acc = chain::<S, T, MR, NV>(acc, t.a, b.add(lane), t.step, t.len);
+        let mut ahead = t.ahead;
+        if t.across == 0 {
+            acc = chain::<S, T, MR, NV, 1, MR>(acc, t.a, b.add(lane), t.step, t.len, &mut ahead);
+        } else {
+            for group in 0..t.len.div_ceil(PANEL) {
+                let (k, a) = (group * PANEL, t.a.wrapping_add(group * t.across));
+                let len = PANEL.min(t.len - k);
+                acc = chain::<S, T, MR, NV, PANEL, 1>(acc, a, b.wrapping_add(k * t.step + lane), t.step, len, &mut ahead);
+            }
+        }
         if t.tail > 0 {
-            acc = chain::<S, f32, MR, NV>(acc, t.tail_a, t.tail_b.add(lane), PANEL, t.tail);
+            acc = chain::<S, f32, MR, NV, 1, MR>(acc, t.tail_a, t.tail_b.add(lane), PANEL, t.tail, &mut ahead);
         }
         if !t.bias.is_null() {
             let bias: [S::V; NV] = std::array::from_fn(|v| S::load(t.bias.add(lane + v * WIDTH)));

@@ -12,9 +12,9 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Floats that a task keeps at hand: most of a second-level cache of 1 MiB.
-const NEAR: usize = 192 << 10;
+const NEAR: usize = 224 << 10;
 /// Entries of one task: at least so many that a transposed block pays, at most what balances.
-const ENTRIES: Range<usize> = 96..256;
+const ENTRIES: Range<usize> = 96..264;
 /// Entries of one round of `backward_weight`.
 const ROUND: usize = 192;
 
@@ -79,12 +79,12 @@ impl Head<'_> {
             let (panel, strip_count) = (first / PANEL + p, strips.count());
             let lines = self.stock.block(isa, panel, self.c, 0..self.c, strip_count, room);
             for (i, (at, _, width)) in strips.each().enumerate() {
-                if strip_count > 1 && (panel + 1) * PANEL < self.v {
-                    self.stock.fetch_block(panel + 1, self.c, 0..self.c, (i, strip_count));
-                }
                 let to = &mut z[(p * strips.padded() + at) * PANEL..][..width * PANEL];
                 let mut t = Tile::new(width, width, PANEL, to.as_mut_ptr(), PANEL);
                 (t.a, t.b, t.len) = (packed[at * self.c..][..width * self.c].as_ptr(), lines, self.c);
+                if (panel + 1) * PANEL < self.v {
+                    t.ahead = self.stock.ahead(panel + 1, self.c, 0..self.c, (i, strip_count), self.c);
+                }
                 // SAFETY: the strip has C rows of its width, the panel C rows of 32, and z width rows of 32.
                 unsafe { t.run(isa) };
             }
@@ -245,41 +245,30 @@ pub(crate) fn backward(
     if m == 0 {
         return;
     }
-    let (step, panels) = (entries(pool, m, 2 * (c + TILE)), c.div_ceil(PANEL));
-    let pieces = [step * c, TILE * step, TILE * step, panels * step * PANEL, c.max(TILE) * PANEL];
+    let (step, panels) = (entries(pool, m, 2 * c + TILE), c.div_ceil(PANEL));
+    let pieces = [step * c, TILE * step, panels * step * PANEL, c.max(TILE) * PANEL];
     let (shared, turns) = (Shared::new(dx), Turns(AtomicUsize::new(0)));
     pool.run(m.div_ceil(step), Room::size(&pieces), &|task, scratch| {
         let turn = turns.take(task);
         let own = task * step..((task + 1) * step).min(m);
         let (mut room, strips) = (Room::new(scratch), Strips::new(isa, own.len()));
-        let [packed, z, dz, waiting, block] = pieces.map(|p| room.take(p));
+        let [packed, z, waiting, block] = pieces.map(|p| room.take(p));
         let padded = strips.padded();
         strips.pack(isa, packed, Left { data: x, ld: c, index: Some(rows) }, own.start, 0..c);
         for (first, count) in head.tiles() {
             head.logits(isa, z, packed, strips, (first, count), block);
             to_gradient(isa, z, padded, own.clone(), (first, count), back, targets, scaling);
-            for (at, used, width) in strips.each() {
-                for p in 0..count.div_ceil(PANEL) {
-                    let k = 0..PANEL.min(count - p * PANEL);
-                    let to = &mut dz[at * TILE + p * PANEL * width..][..k.len() * width];
-                    let left = Left::new(&z[p * padded * PANEL..], PANEL);
-                    crate::linear::pack::strip(isa, to, width, left, at..at + used, k);
-                }
-            }
             for p in 0..panels {
                 head.stock.transpose(isa, c, first..first + count, p * PANEL..((p + 1) * PANEL).min(c), block);
-                let next = (p + 1) * PANEL..((p + 2) * PANEL).min(c);
-                for (i, (at, _, width)) in strips.each().enumerate() {
-                    if !next.is_empty() {
-                        head.stock.fetch_transpose(c, first..first + count, next.clone(), (i, strips.count()));
-                    }
+                for (at, _, width) in strips.each() {
                     let wait = waiting[(p * padded + at) * PANEL..][..width * PANEL].as_mut_ptr();
                     let mut t = Tile::new(width, width, PANEL, wait, PANEL);
-                    (t.a, t.b, t.len) = (dz[at * TILE..][..width * count].as_ptr(), Lines::F32(block.as_ptr()), count);
+                    (t.a, t.across, t.b) = (z[at * PANEL..].as_ptr(), padded * PANEL, Lines::F32(block.as_ptr()));
+                    t.len = count;
                     if first > 0 {
                         t.from = wait;
                     }
-                    // SAFETY: dz has `count` rows of the strip's width, the block `count` rows of 32, the accumulators width.
+                    // SAFETY: every group of 32 gradients has `padded` rows, the block `count` rows of 32, the accumulators width.
                     unsafe { t.run(isa) };
                 }
             }
