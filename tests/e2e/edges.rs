@@ -133,7 +133,7 @@ fn run(stage: &Stage, most: &str, broken: fn(u32) -> usize) -> Result<ple::Resul
         argv.extend([format!("--{key}"), stage.path(name).to_string_lossy().into_owned()]);
     }
     let c = Config::parse(Command::Train, &argv)?;
-    let rewards = Rewards::load(&c.reward_funcs, &c.reward_weights)?;
+    let rewards = Rewards::load(&c, None)?;
     let mut method = Broken { ple: Ple::new(&c, true), broken };
     Ok(run_method(&c, rewards, &mut method))
 }
