@@ -35,8 +35,8 @@ impl Bars {
     /// A bar for a phase of `total` of what `phase` names.
     pub fn phase(&self, phase: &str, total: usize) -> Bar {
         let bar = self.all.add(ProgressBar::new(total as u64));
-        let paint = if std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty()) { "" } else { ".cyan" };
-        let template = format!("{{prefix:>14}} {{wide_bar{paint}}} {{pos}}/{{len}} {{msg}} {{eta}} left");
+        let paint = if std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty()) { "" } else { ":.cyan" };
+        let template = format!("{{prefix:>16}} {{wide_bar{paint}}} {{pos}}/{{len}} {{msg}} {{eta}} left");
         if let Ok(style) = ProgressStyle::with_template(&template) {
             bar.set_style(style);
         }

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use ple::command::train::run_method;
 use ple::config::{Command, Config};
 use ple::method::{Example, Group, Loss, Method, Metrics, Needs, Outputs, Rollout, Totals, ple::Ple};
+use ple::open::Opened;
 use ple::reward::Rewards;
 use serde_json::{Value, json};
 
@@ -133,9 +134,10 @@ fn run(stage: &Stage, most: &str, broken: fn(u32) -> usize) -> Result<ple::Resul
         argv.extend([format!("--{key}"), stage.path(name).to_string_lossy().into_owned()]);
     }
     let c = Config::parse(Command::Train, &argv)?;
-    let rewards = Rewards::load(&c, None)?;
+    let mut opened = Opened::for_training(&c)?;
+    let rewards = Rewards::load(&c, Some(&mut opened))?;
     let mut method = Broken { ple: Ple::new(&c, true), broken };
-    Ok(run_method(&c, rewards, &mut method))
+    Ok(run_method(&c, opened, rewards, &mut method))
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod sft;
 #[cfg(target_os = "linux")]
 mod signals;
 mod starts;
+mod terminal;
 
 use anyhow::{Context, Result, ensure};
 use flate2::Compression;

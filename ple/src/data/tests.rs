@@ -192,6 +192,33 @@ fn kinds_of_rows_become_queries() {
 }
 
 #[test]
+fn post_records_become_queries_and_summaries_their_answers() {
+    let rows = concat!(
+        "{\"id\": \"x\", \"subreddit\": \"tifu\", \"title\": \"t\", \"post\": \"a\\n\\nb\", \"summary\": \"s\"}\n",
+        "{\"subreddit\": \"AskReddit\", \"title\": \"u\", \"post\": \"c\"}\n",
+    );
+    let (_folder, path) = file(rows);
+    let (queries, kind, _) = queries(&path, &PLAIN, 0).unwrap();
+    assert_eq!(kind, RowKind::Answered);
+    assert_eq!(queries[0].text, "SUBREDDIT: r/tifu\n\nTITLE: t\n\nPOST: a\n\nb\n\nTL;DR:");
+    assert_eq!(queries[1].text, "SUBREDDIT: r/AskReddit\n\nTITLE: u\n\nPOST: c\n\nTL;DR:");
+    assert!(queries.iter().all(|q| tldr::post(&q.text).is_some()));
+    fails(groups(&path, &PLAIN, 99, None), &["line 2: field completion"]);
+    let (_folder, path) = file(rows.lines().next().unwrap());
+    let answer = groups(&path, &PLAIN, 99, None).unwrap().0.pop().unwrap().sides[0][0].ids.clone();
+    assert_eq!(answer, [u32::from(b' ') + 3, u32::from(b's') + 3, EOS]);
+    for (row, want) in [
+        (r#"{"title": "t", "post": "p"}"#, "field subreddit: wanted a string, got none"),
+        (r#"{"subreddit": "r", "post": "p"}"#, "field title"),
+        (r#"{"subreddit": "r", "title": 3, "post": "p"}"#, "field title: wanted a string, got a number"),
+        (r#"{"subreddit": "r", "title": "t", "post": ""}"#, "field post: wanted a text, got an empty one"),
+    ] {
+        let (_folder, path) = file(row);
+        fails(super::queries(&path, &PLAIN, 0), &["rows.jsonl: line 1: ", want]);
+    }
+}
+
+#[test]
 fn prefixes_have_two_to_eight_whole_characters() {
     let rows: String = (0..200).map(|_| format!("{}\n", serde_json::json!({"text": "é".repeat(201)}))).collect();
     let (_folder, path) = file(rows);

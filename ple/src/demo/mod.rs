@@ -209,7 +209,7 @@ impl Demo {
         ));
         let mut opened = Opened::for_training(&c)?;
         let rewards = Rewards::load(&c, Some(&mut opened))?;
-        train::run_opened(&c, opened, rewards, &mut Raft::new(&c, ANSWERS))
+        train::run_method(&c, opened, rewards, &mut Raft::new(&c, ANSWERS))
     }
 }
 

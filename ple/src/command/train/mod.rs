@@ -61,17 +61,12 @@ pub fn run(c: &Config) -> Result<()> {
     let mut opened = Opened::for_training(c)?;
     let rewards = Rewards::load(c, Some(&mut opened))?;
     let mut method = Ple::new(c, rewards.unit());
-    run_opened(c, opened, rewards, &mut method)
+    run_method(c, opened, rewards, &mut method)
 }
 
-/// Runs the loop with a method that samples on every iteration. The settings of the loop are those of `ple train`.
-pub fn run_method(c: &Config, rewards: Rewards, method: &mut dyn Method) -> Result<()> {
-    trainer::supported(&method.needs())?;
-    run_opened(c, Opened::for_training(c)?, rewards, method)
-}
-
-/// [`run_method`] on what has been opened for training.
-pub fn run_opened(c: &Config, mut opened: Opened, rewards: Rewards, method: &mut dyn Method) -> Result<()> {
+/// Runs the loop with a method that samples on every iteration, on what has been opened for training. The settings of the loop are
+/// those of `ple train`.
+pub fn run_method(c: &Config, mut opened: Opened, rewards: Rewards, method: &mut dyn Method) -> Result<()> {
     trainer::supported(&method.needs())?;
     let most = prepare::samples(c, method)?;
     let mut said = Vec::new();
@@ -149,7 +144,7 @@ impl Run<'_> {
         let bars = progress.log.bars.clone();
         let mut samples = self.sample(iteration, trainer, &prompts, repeats, &sides, &mut kv, &bars)?;
         let rollout = clock.elapsed().as_secs_f64();
-        let bar = bars.phase(&format!("{iteration} rewards"), samples.len());
+        let bar = bars.phase(&format!("iter {iteration} rewards"), samples.len());
         let scores = rollout::score(&self.rewards, &trainer.model, &prompts, &samples)?;
         drop(bar);
         interrupt::check()?;
@@ -197,7 +192,7 @@ impl Run<'_> {
         let Drawn { examples, metrics, .. } = drawn;
         let (mut done, mut losses, began) = (0, 0.0, progress.tokens);
         let whole = examples.len().div_ceil(c.batch_size()) * c.ple_epochs_per_iter as usize;
-        let bar = progress.log.bars.phase(&format!("{iteration} steps"), whole);
+        let bar = progress.log.bars.phase(&format!("iter {iteration} steps"), whole);
         let at = |tokens: usize| At { iteration, tokens, seconds: clock.elapsed().as_secs_f64(), metrics };
         for epoch in 0..c.ple_epochs_per_iter {
             let pass = iteration * c.ple_epochs_per_iter + epoch;
@@ -249,7 +244,7 @@ impl Run<'_> {
     ) -> Result<Vec<Sample>> {
         let settings = rollout::settings(self.c, self.opened.stop(&trainer.model.config));
         let answers = sides.iter().map(|side| side.samples as usize).sum::<usize>() * prompts.len();
-        let bar = bars.phase(&format!("{iteration} answers"), answers);
+        let bar = bars.phase(&format!("iter {iteration} answers"), answers);
         let sampler =
             Sampler { stream: &trainer.stream, model: &trainer.model, policy: trainer.policy, settings, iteration, repeats };
         sampler.sample(&self.opened.tokenizer, prompts, sides, kv, &mut |p| {
