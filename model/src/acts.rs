@@ -236,9 +236,8 @@ impl Acts {
         staging.clear();
         for segment in &b.segments {
             let parent = match segment.parent {
-                Parent::Root => attention::ROOT,
+                Parent::Root | Parent::Cached(_) => attention::ROOT,
                 Parent::Segment(parent) => parent,
-                Parent::Cached(_) => return Err(Error::Batch("a cached parent is for prefill only".into())),
             };
             staging.extend_from_slice(&[segment.start, segment.len, segment.pos0, parent]);
         }

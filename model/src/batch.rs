@@ -122,6 +122,11 @@ impl Batch {
         self.rows.len()
     }
 
+    /// Whether a segment goes on from a prefix in the KV cache.
+    pub fn cached(&self) -> bool {
+        self.segments.iter().any(|segment| matches!(segment.parent, Parent::Cached(_)))
+    }
+
     /// Adds a segment of tokens after `parent`; returns its index.
     pub fn segment(&mut self, tokens: &[u32], parent: Parent, pos0: u32) -> u32 {
         let start = self.tokens.len() as u32;

@@ -3,8 +3,9 @@
 use crate::batch::Batch;
 use crate::forward::{Context, scaling};
 use crate::kv_cache::{KvCache, Path};
+use crate::stop::Tail;
 use crate::transformer::{Adapter, Transformer};
-use crate::{Error, Result};
+use crate::{Error, Result, Tokenizer};
 use kernels::{logprob, sample};
 use runtime::Stream;
 
@@ -22,12 +23,16 @@ pub struct SampleKey {
 }
 
 /// Settings of a run: the same for all its sequences.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Settings {
     /// How ids are drawn.
     pub sampling: sample::Sampling,
     /// Ids after which a sequence is finished; the id itself is kept.
     pub stop: Vec<u32>,
+    /// Texts that finish a sequence with the token that completes one; the token itself is kept.
+    pub stop_strings: Vec<String>,
+    /// Reads the answers for `stop_strings`.
+    pub tokenizer: Option<Tokenizer>,
     /// Longest completion.
     pub max_new_tokens: usize,
     /// Of all random numbers.
@@ -45,18 +50,46 @@ pub struct Finished {
     pub logps: Vec<f32>,
     /// Log-probability of each id under the distribution it was drawn from.
     pub sampling_logps: Vec<f32>,
-    /// Whether it ended with a stop id rather than by the length limit.
+    /// Whether it ended with a stop id or a stop string rather than by the length limit.
     pub stopped: bool,
 }
 
-#[derive(Debug)]
-struct Running {
-    key: SampleKey,
-    path: Path,
-    /// The id that goes in next.
-    token: u32,
-    prompt: Vec<u32>,
+/// A request and what has been drawn for it, waiting or running.
+#[derive(Debug, Default)]
+pub(crate) struct Sequence {
+    pub key: SampleKey,
+    /// Prompt and completion.
+    pub tokens: Vec<u32>,
+    /// Tokens of the prompt.
+    pub prompt: usize,
+    /// Keys and values of all tokens but the last; empty while it waits.
+    pub path: Path,
+    tail: Tail,
+    /// What will be handed out; its ids stay in `tokens` until then.
     done: Finished,
+}
+
+impl Sequence {
+    /// The sequence of a prompt of at least one token.
+    pub fn new(id: usize, key: SampleKey, prompt: &[u32]) -> Sequence {
+        let done = Finished { id, ..Finished::default() };
+        Sequence { key, tokens: prompt.to_vec(), prompt: prompt.len(), done, ..Sequence::default() }
+    }
+
+    /// The tokens whose keys and values a step needs.
+    pub fn before(&self) -> &[u32] {
+        &self.tokens[..self.tokens.len().saturating_sub(1)]
+    }
+
+    /// Tokens drawn so far.
+    pub fn drawn(&self) -> usize {
+        self.tokens.len() - self.prompt
+    }
+
+    fn finished(&mut self) -> Finished {
+        self.done.ids = self.tokens.split_off(self.prompt);
+        std::mem::take(&mut self.done)
+    }
 }
 
 /// Sequences that are being decoded.
@@ -64,7 +97,7 @@ struct Running {
 pub struct DecodeRun {
     settings: Settings,
     adapter: Adapter,
-    running: Vec<Running>,
+    pub(crate) running: Vec<Sequence>,
     finished: Vec<Finished>,
     /// Host rows of a step: tokens, positions, slots, draws, read-back.
     tokens: Vec<u32>,
@@ -78,7 +111,7 @@ pub struct DecodeRun {
 impl DecodeRun {
     /// No sequences yet.
     pub fn new(settings: Settings, adapter: Adapter) -> Result<DecodeRun> {
-        settings.sampling.validate().map_err(Error::Batch)?;
+        settings.validate()?;
         Ok(DecodeRun {
             settings,
             adapter,
@@ -103,17 +136,27 @@ impl DecodeRun {
         self.running.len()
     }
 
-    /// Adds a sequence whose prompt but for its last id has been prefilled as `path`.
-    pub fn add(&mut self, id: usize, key: SampleKey, path: Path, prompt: Vec<u32>) -> Result<()> {
-        let token = *prompt.last().ok_or_else(|| Error::Batch("a prompt needs at least one token".into()))?;
-        let done = Finished { id, ..Default::default() };
-        self.running.push(Running { key, path, token, prompt, done });
-        Ok(())
+    /// Adds a sequence whose path holds all its tokens but the last.
+    pub(crate) fn add(&mut self, sequence: Sequence) {
+        self.running.push(sequence);
+    }
+
+    /// Takes the newest sequence out and gives its pages back; what it has drawn stays with it.
+    pub(crate) fn preempt(&mut self, kv: &mut KvCache) -> Option<Sequence> {
+        let mut newest = self.running.pop()?;
+        kv.release(std::mem::take(&mut newest.path));
+        Some(newest)
+    }
+
+    /// Most pages that `steps` steps will take.
+    pub(crate) fn wanted(&self, kv: &KvCache, steps: usize) -> usize {
+        let left = |q: &Sequence| self.settings.max_new_tokens - q.drawn();
+        self.running.iter().map(|q| kv.table.wanted(&q.path, steps.min(left(q)), true)).sum()
     }
 
     /// Gives up what is running and its pages: after an error of [`Transformer::decode`] there is no going on.
     pub fn abandon(&mut self, kv: &mut KvCache) {
-        self.running.drain(..).for_each(|r| kv.release(r.path));
+        self.running.drain(..).for_each(|q| kv.release(q.path));
     }
 }
 
@@ -123,7 +166,7 @@ impl Transformer {
         self.check(s, b)?;
         kv.acts.upload(s, b)?;
         kv.admit(s, b)?;
-        let outcome = self.body(s, &kv.acts, ad, &Context::Prefill { cache: kv });
+        let outcome = self.body(s, &kv.acts, ad, &Context::Prefill { cache: kv, cached: b.cached() });
         if outcome.is_err() {
             kv.release_prefilled();
         }
@@ -166,27 +209,26 @@ impl Transformer {
         ids.read(s, &mut out.0)?;
         logps.read(s, &mut out.1)?;
         sampling_logps.read(s, &mut out.2)?;
-        self.advance(kv, run);
-        Ok(())
+        self.advance(kv, run)
     }
 
     fn upload_step(&self, s: &Stream, kv: &mut KvCache, run: &mut DecodeRun) -> Result<()> {
         let n = run.running.len();
         kv.acts.decode_rows(n);
         [&mut run.tokens, &mut run.positions, &mut run.slots, &mut run.draws].into_iter().for_each(Vec::clear);
-        for r in &mut run.running {
-            run.tokens.push(r.token);
-            run.positions.push(r.path.len);
-            run.slots.push(kv.append(&mut r.path)?);
-            let k = r.key;
-            let draw = sample::draw(run.settings.seed, k.row, k.side, k.sample, r.done.ids.len() as u32, k.iteration);
+        for q in &mut run.running {
+            run.tokens.extend(q.tokens.last());
+            run.positions.push(q.path.len);
+            run.slots.push(kv.table.append(&mut q.path)?);
+            let k = q.key;
+            let draw = sample::draw(run.settings.seed, k.row, k.side, k.sample, q.drawn() as u32, k.iteration);
             run.draws.extend_from_slice(&[draw as u32, (draw >> 32) as u32]);
         }
         if let Some(i) = run.positions.iter().position(|&p| p as usize >= self.positions()) {
             return Err(Error::Batch(format!("sequence {i} is longer than {} positions", self.positions())));
         }
         self.reach(s, &run.positions)?;
-        kv.upload_step(s, &run.slots, run.running.iter().map(|r| &r.path))?;
+        kv.upload_step(s, &run.slots, run.running.iter().map(|q| &q.path))?;
         kv.acts.view(kv.acts.at.tokens, n)?.write(s, &run.tokens)?;
         kv.acts.view(kv.acts.at.pos, n)?.write(s, &run.positions)?;
         kv.sampled(n)?[3].write(s, &run.draws)?;
@@ -202,32 +244,33 @@ impl Transformer {
         }
         run.seen.clear();
         run.seen.resize(run.running.len() * v, 0);
-        for (r, row) in run.running.iter().zip(run.seen.chunks_exact_mut(v)) {
-            r.prompt.iter().for_each(|&id| row[id as usize] |= 1 << 31);
-            r.done.ids.iter().for_each(|&id| row[id as usize] += 1);
+        for (q, row) in run.running.iter().zip(run.seen.chunks_exact_mut(v)) {
+            let (prompt, drawn) = q.tokens.split_at(q.prompt);
+            prompt.iter().for_each(|&id| row[id as usize] |= sample::IN_PROMPT);
+            drawn.iter().for_each(|&id| row[id as usize] += 1);
         }
         Ok(seen.write(s, &run.seen)?)
     }
 
     /// Takes the sampled ids in and moves finished sequences out.
-    fn advance(&self, kv: &mut KvCache, run: &mut DecodeRun) {
-        let (settings, out) = (&run.settings, &run.out);
-        let mut i = 0;
+    fn advance(&self, kv: &mut KvCache, run: &mut DecodeRun) -> Result<()> {
+        let settings = &run.settings;
+        for (i, q) in run.running.iter_mut().enumerate() {
+            let id = run.out.0[i];
+            q.tokens.push(id);
+            q.done.logps.push(run.out.1[i]);
+            q.done.sampling_logps.push(run.out.2[i]);
+            q.done.stopped = settings.ends(id, &mut q.tail)?;
+        }
         let finished = &mut run.finished;
-        run.running.retain_mut(|r| {
-            let id = out.0[i];
-            r.done.ids.push(id);
-            r.done.logps.push(out.1[i]);
-            r.done.sampling_logps.push(out.2[i]);
-            r.token = id;
-            i += 1;
-            r.done.stopped = settings.stop.contains(&id);
-            let ends = r.done.stopped || r.done.ids.len() >= settings.max_new_tokens;
+        run.running.retain_mut(|q| {
+            let ends = q.done.stopped || q.drawn() >= settings.max_new_tokens;
             if ends {
-                kv.release(std::mem::take(&mut r.path));
-                finished.push(std::mem::take(&mut r.done));
+                kv.release(std::mem::take(&mut q.path));
+                finished.push(q.finished());
             }
             !ends
         });
+        Ok(())
     }
 }

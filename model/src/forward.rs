@@ -15,6 +15,8 @@ pub(crate) enum Context<'a> {
     Prefill {
         /// Where they go.
         cache: &'a KvCache,
+        /// Whether a root goes on from a prefix that is in the pages alone.
+        cached: bool,
     },
     /// One row per running sequence, over pages.
     Decode {
@@ -30,6 +32,9 @@ impl Transformer {
         self.check(s, b)?;
         if keep == Keep::Backward && a.at.gradients.is_none() {
             return Err(Error::Batch("these activations were planned without a backward".into()));
+        }
+        if b.cached() {
+            return Err(Error::Batch("a cached parent is for prefill only".into()));
         }
         a.upload(s, b)?;
         self.body(s, a, ad, &Context::Forest)?;
@@ -116,26 +121,31 @@ impl Transformer {
         rope::forward(s, qkv, pos, table, heads.h + heads.k, heads.d, self.qkv_width())?;
         let attended = a.view(at.attended, n * heads.h * heads.d)?;
         match context {
-            Context::Forest => self.attend(s, a, at)?,
-            Context::Prefill { cache } => {
+            Context::Forest => self.attend(s, a, at, None)?,
+            Context::Prefill { cache, cached } => {
                 kv_store::forward(s, cache.layer(layer)?, qkv, cache.slots(n)?, heads)?;
-                self.attend(s, a, at)?;
+                self.attend(s, a, at, cached.then_some((*cache, layer)))?;
             }
             Context::Decode { cache } => {
                 kv_store::forward(s, cache.layer(layer)?, qkv, cache.slots(n)?, heads)?;
-                let (pieces, first) = cache.pieces(n)?;
+                let (pieces, first) = cache.pieces()?;
                 decode_attention::forward(s, attended, qkv, cache.layer(layer)?, pieces, first, pos, heads, self.attention())?;
             }
         }
         self.linear(s, a, a.view(a.at.projected, n * c)?, attended, layer, ATTENTION_OUT, ad)
     }
 
-    fn attend(&self, s: &Stream, a: &Acts, at: &LayerActs) -> Result<()> {
+    /// Attention of a forest's rows over each other, or over the pages of a layer.
+    fn attend(&self, s: &Stream, a: &Acts, at: &LayerActs, pages: Option<(&KvCache, usize)>) -> Result<()> {
         let (n, heads) = (a.size.0, self.heads());
         let (maximum, denominator) = (a.view(at.maximum, n * heads.h)?, a.view(at.denominator, n * heads.h)?);
         let (out, qkv) = (a.view(at.attended, n * heads.h * heads.d)?, a.view(at.qkv, n * self.qkv_width())?);
-        let segments = a.segments()?;
-        Ok(attention::forward(s, out, maximum, denominator, qkv, segments, heads, self.attention())?)
+        let (segments, params) = (a.segments()?, self.attention());
+        if let Some((cache, layer)) = pages {
+            let (m, l, pages, (pieces, first)) = (maximum, denominator, cache.layer(layer)?, cache.pieces()?);
+            return Ok(decode_attention::prefill(s, out, m, l, qkv, segments, pages, pieces, first, heads, params)?);
+        }
+        Ok(attention::forward(s, out, maximum, denominator, qkv, segments, heads, params)?)
     }
 
     fn mlp_block(&self, s: &Stream, a: &Acts, layer: usize, ad: Adapter) -> Result<()> {

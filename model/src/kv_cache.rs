@@ -1,43 +1,27 @@
 //! Keys and values of running sequences in pages of 64 positions; a page is a block of attention.
 
 use crate::acts::{self, Acts, Keep, Limits};
-use crate::batch::{Batch, Parent};
+use crate::batch::{Batch, Parent, PrefixId};
 use crate::transformer::Transformer;
 use crate::{Error, Result};
 use kernels::kv_store::{PAGE, Pages};
+use pages::{MOST_PIECES, PageTable};
 use runtime::{Arena, DType, Plan, Region, Stream, View};
+
+mod pages;
+pub use pages::{Path, Piece};
 
 /// How much decoding is planned for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheLimits {
     /// Pages of 64 positions.
     pub pages: usize,
-    /// Tokens of one prefill: the longest prompt.
+    /// Tokens of one prefill; longer prompts are prefilled in parts.
     pub prefill_tokens: usize,
     /// B: sequences that run at once.
     pub batch: usize,
     /// Longest path in positions.
     pub positions: usize,
-}
-
-/// A run of positions inside one page: `64·block + from .. 64·block + to`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Piece {
-    /// Which page.
-    pub page: u32,
-    /// Which block of positions it belongs to.
-    pub block: u32,
-    /// First offset, in the block as in the page.
-    pub from: u32,
-    /// One past the last offset.
-    pub to: u32,
-}
-
-/// The pages of one path from its root, in position order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Path {
-    pub(crate) pieces: Vec<Piece>,
-    pub(crate) len: u32,
 }
 
 /// Device regions beside the activations.
@@ -64,12 +48,16 @@ pub struct KvCache {
     pub(crate) acts: Acts,
     at: Regions,
     limits: CacheLimits,
-    /// Paths that hold each page.
-    holders: Vec<u32>,
-    free: Vec<u32>,
+    pub(crate) table: PageTable,
     /// Path of each segment of the last prefill.
     prefilled: Vec<Path>,
-    pub(crate) staging: Vec<u32>,
+    /// By [`PrefixId`].
+    prefixes: Vec<Option<Path>>,
+    /// Paths and pieces that were uploaded last.
+    uploaded: (usize, usize),
+    /// Host side of `slots` or `pieces`, and of `first`.
+    staging: Vec<u32>,
+    first: Vec<u32>,
     heads: (usize, usize),
     vocabulary: usize,
 }
@@ -83,9 +71,9 @@ fn plan(p: &mut Plan, model: &Transformer, limits: &CacheLimits, seen: bool) -> 
         keys,
         values,
         slots: p.region(limits.prefill_tokens.max(rows), DType::U32),
-        // Two pieces a block: one shared, one own. Paths of trees that fork more often inside a page may take more, which
-        // `upload_step` refuses if all paths together do not fit.
-        pieces: p.region(8 * rows * limits.positions.div_ceil(PAGE), DType::U32),
+        // Paths of a batch's trees that fork more often inside a page may take more pieces, which `upload_paths` refuses if all
+        // together do not fit.
+        pieces: p.region(4 * MOST_PIECES * rows * limits.positions.div_ceil(PAGE), DType::U32),
         first: p.region(rows + 1, DType::U32),
         logits: p.region(rows * v, DType::F32),
         ids: p.region(rows, DType::U32),
@@ -127,10 +115,12 @@ impl KvCache {
             acts: Acts::on(overlay, regions, act_limits(&limits)),
             at,
             limits,
-            holders: vec![0; limits.pages],
-            free: (0..limits.pages as u32).rev().collect(),
+            table: PageTable::new(limits.pages),
             prefilled: Vec::new(),
+            prefixes: Vec::new(),
+            uploaded: (0, 0),
             staging: Vec::new(),
+            first: Vec::new(),
             heads: (model.config.num_key_value_heads, model.config.head_dim),
             vocabulary: model.config.vocab_size,
         })
@@ -143,7 +133,7 @@ impl KvCache {
 
     /// Pages that nobody holds.
     pub fn free_pages(&self) -> usize {
-        self.free.len()
+        self.table.free()
     }
 
     /// The arena, for the next phase's plan.
@@ -156,42 +146,55 @@ impl KvCache {
         std::mem::take(&mut self.prefilled)
     }
 
-    /// Adds one position to a path and returns its slot (page·64 + offset).
-    pub(crate) fn append(&mut self, path: &mut Path) -> Result<u32> {
-        let (block, offset) = (path.len / PAGE as u32, path.len % PAGE as u32);
-        let own = path.pieces.last_mut().filter(|p| p.block == block && p.to == offset && self.holders[p.page as usize] == 1);
-        let page = match own {
-            Some(piece) => {
-                piece.to += 1;
-                piece.page
-            }
-            None => {
-                let page =
-                    self.free.pop().ok_or_else(|| Error::Batch(format!("all {} KV pages are in use", self.limits.pages)))?;
-                self.holders[page as usize] = 1;
-                path.pieces.push(Piece { page, block, from: offset, to: offset + 1 });
-                page
-            }
-        };
-        path.len += 1;
-        Ok(page * PAGE as u32 + offset)
+    /// Keeps the prefix that ends with a segment of the last prefill, until [`KvCache::forget`].
+    pub fn keep(&mut self, segment: u32) -> Result<PrefixId> {
+        let path = self.after(segment)?;
+        Ok(self.keep_path(path))
+    }
+
+    /// A path that goes on where a segment of the last prefill ends.
+    pub(crate) fn after(&mut self, segment: u32) -> Result<Path> {
+        let count = self.prefilled.len();
+        let path = self.prefilled.get(segment as usize);
+        let path = path.ok_or_else(|| Error::Batch(format!("segment {segment} of a prefill of {count}")))?;
+        Ok(self.table.share(path))
+    }
+
+    /// A path that goes on where a kept prefix ends.
+    pub(crate) fn go_on(&mut self, id: PrefixId) -> Result<Path> {
+        let path = self.kept(id)?.clone();
+        Ok(self.share(&path))
+    }
+
+    /// Keeps a path that the caller held.
+    pub(crate) fn keep_path(&mut self, path: Path) -> PrefixId {
+        let place = self.prefixes.iter().position(Option::is_none).unwrap_or(self.prefixes.len());
+        self.prefixes.resize(self.prefixes.len().max(place + 1), None);
+        self.prefixes[place] = Some(path);
+        PrefixId(place as u32)
+    }
+
+    /// The path of a prefix that is kept.
+    pub(crate) fn kept(&self, id: PrefixId) -> Result<&Path> {
+        let path = self.prefixes.get(id.0 as usize).and_then(Option::as_ref);
+        path.ok_or_else(|| Error::Batch(format!("prefix {} is not in the cache", id.0)))
+    }
+
+    /// Gives a prefix's pages back, as far as no path goes on from them.
+    pub fn forget(&mut self, id: PrefixId) {
+        if let Some(path) = self.prefixes.get_mut(id.0 as usize).and_then(Option::take) {
+            self.table.release(path);
+        }
     }
 
     /// Another holder of the same pages.
     pub fn share(&mut self, path: &Path) -> Path {
-        path.pieces.iter().for_each(|p| self.holders[p.page as usize] += 1);
-        path.clone()
+        self.table.share(path)
     }
 
     /// Gives a path's pages back.
     pub fn release(&mut self, path: Path) {
-        for piece in path.pieces {
-            let holders = &mut self.holders[piece.page as usize];
-            *holders -= 1;
-            if *holders == 0 {
-                self.free.push(piece.page);
-            }
-        }
+        self.table.release(path);
     }
 
     /// Pages for every token of a batch; leaves the slots on the device and the paths in `prefilled`.
@@ -202,8 +205,9 @@ impl KvCache {
         let mut paths = Vec::with_capacity(b.segments.len());
         let outcome = self.extend(b, &mut paths, &mut slots);
         let outcome = outcome.and_then(|()| Ok(self.acts.view(self.at.slots, slots.len())?.write(s, &slots)?));
-        self.prefilled = paths;
         self.staging = slots;
+        let outcome = outcome.and_then(|()| if b.cached() { self.upload_paths(s, paths.iter()) } else { Ok(()) });
+        self.prefilled = paths;
         if outcome.is_err() {
             self.release_prefilled();
         }
@@ -225,7 +229,7 @@ impl KvCache {
                         paths.get(parent as usize).ok_or_else(|| Error::Batch("a parent must come before its child".into()))?;
                     self.share(parent)
                 }
-                Parent::Cached(id) => return Err(Error::Batch(format!("prefix {} is not in the cache", id.0))),
+                Parent::Cached(id) => self.go_on(id)?,
             };
             let len = path.len;
             paths.push(path);
@@ -234,7 +238,7 @@ impl KvCache {
             }
             let Some(path) = paths.last_mut() else { continue };
             for _ in 0..segment.len {
-                slots.push(self.append(path)?);
+                slots.push(self.table.append(path)?);
             }
         }
         Ok(())
@@ -242,23 +246,29 @@ impl KvCache {
 
     /// Uploads the rows of one decode step: their slots, and the pieces of their paths.
     pub(crate) fn upload_step<'p>(&mut self, s: &Stream, slots: &[u32], paths: impl Iterator<Item = &'p Path>) -> Result<()> {
-        let mut pieces = std::mem::take(&mut self.staging);
+        self.acts.view(self.at.slots, slots.len())?.write(s, slots)?;
+        self.upload_paths(s, paths)
+    }
+
+    /// Uploads the pieces of the paths that rows or segments read.
+    fn upload_paths<'p>(&mut self, s: &Stream, paths: impl Iterator<Item = &'p Path>) -> Result<()> {
+        let (most, rows) = (self.at.pieces.len() / 4, self.at.first.len() - 1);
+        let (mut pieces, mut first) = (std::mem::take(&mut self.staging), std::mem::take(&mut self.first));
         pieces.clear();
-        let mut first = Vec::with_capacity(slots.len() + 1);
+        first.clear();
         first.push(0u32);
         for path in paths {
             pieces.extend(path.pieces.iter().flat_map(|p| [p.page, p.block, p.from, p.to]));
             first.push(pieces.len() as u32 / 4);
         }
-        let (got, most) = (pieces.len() / 4, self.at.pieces.len() / 4);
-        if got > most {
-            return Err(Error::Batch(format!("the paths of {} sequences are in {got} pieces, planned for {most}", slots.len())));
+        let (got, count) = (pieces.len() / 4, first.len() - 1);
+        if got > most || count > rows {
+            return Err(Error::Batch(format!("{count} paths in {got} pieces, planned for {rows} in {most}")));
         }
-        self.acts.view(self.at.slots, slots.len())?.write(s, slots)?;
         self.acts.view(self.at.pieces, pieces.len())?.write(s, &pieces)?;
         self.acts.view(self.at.first, first.len())?.write(s, &first)?;
-        self.acts.segment_count = pieces.len() / 4;
-        self.staging = pieces;
+        self.uploaded = (count, got);
+        (self.staging, self.first) = (pieces, first);
         Ok(())
     }
 
@@ -271,8 +281,10 @@ impl KvCache {
         self.acts.view(self.at.slots, n)
     }
 
-    pub(crate) fn pieces(&self, n: usize) -> Result<(View<'_>, View<'_>)> {
-        Ok((self.acts.view(self.at.pieces, 4 * self.acts.segment_count)?, self.acts.view(self.at.first, n + 1)?))
+    /// The pieces that were uploaded last, and where each path's begin.
+    pub(crate) fn pieces(&self) -> Result<(View<'_>, View<'_>)> {
+        let (paths, pieces) = self.uploaded;
+        Ok((self.acts.view(self.at.pieces, 4 * pieces)?, self.acts.view(self.at.first, paths + 1)?))
     }
 
     pub(crate) fn logits(&self, n: usize) -> Result<View<'_>> {

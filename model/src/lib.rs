@@ -17,6 +17,7 @@ mod json;
 pub mod kv_cache;
 pub mod lora;
 mod rotary;
+mod stop;
 pub mod tokenizer;
 pub mod transformer;
 pub mod weights;

@@ -5,11 +5,12 @@ use crate::{Error, Result};
 use serde_json::Value;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-/// The tokenizer of a model folder.
+/// The tokenizer of a model folder; a clone is the same one.
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Arc<tokenizers::Tokenizer>,
     path: PathBuf,
     /// Id of `bos_token` of tokenizer_config.json.
     pub bos: Option<u32>,
@@ -29,7 +30,7 @@ impl Tokenizer {
         let mut inner: tokenizers::Tokenizer = guard(&path, "wanted a tokenizer", || tokenizers::Tokenizer::from_bytes(&text))?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| Error::file(&path, format!("truncation: {e}")))?;
-        let mut tokenizer = Tokenizer { inner, path, bos: None, eos: None };
+        let mut tokenizer = Tokenizer { inner: Arc::new(inner), path, bos: None, eos: None };
         let path = folder.join("tokenizer_config.json");
         if path.exists() {
             let map = json::parse(&path, &json::read(&path)?)?;

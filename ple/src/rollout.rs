@@ -1,10 +1,12 @@
 //! One iteration's answers: queries to prompts, prompts to samples, samples to rewards, all in (query, side, sample) order.
 
-use crate::Result;
 use crate::config::Config;
 use crate::data::Prompt;
 use crate::method::{Answer, Example, Group, Side};
+use crate::open::Opened;
 use crate::reward::{Rewards, Scored, Scores};
+use crate::{Error, Result};
+use kernels::kv_store::PAGE;
 use model::{
     Acts, Adapter, CacheLimits, Finished, KvCache, Progress, Request, SampleKey, Settings, Tokenizer, Transformer, generate,
 };
@@ -42,15 +44,29 @@ fn drawn(side: &Side) -> kernels::sample::Sampling {
 }
 
 /// Sizes of the cache for `asked` sequences of at most `prompt` tokens before their answers.
-pub fn cache(c: &Config, prompt: usize, asked: usize) -> CacheLimits {
+pub fn cache(c: &Config, prompt: usize, asked: usize) -> Result<CacheLimits> {
     let (positions, batch) = (prompt + c.max_completion_length as usize, asked.clamp(1, c.max_num_seqs as usize));
-    CacheLimits { pages: batch * positions.div_ceil(64), prefill_tokens: prompt.max(1024), batch, positions }
+    let (longest, given) = (positions.div_ceil(PAGE), (c.kv_cache_tokens as usize).div_ceil(PAGE));
+    if given > 0 && given < longest {
+        let (least, got) = (longest * PAGE, c.kv_cache_tokens);
+        let wanted = format!("wanted 0 or at least {least} for the longest prompt and answer");
+        return Err(Error::Usage(format!("kv_cache_tokens: {wanted}, got {got}")));
+    }
+    let most = batch * longest;
+    let pages = if given > 0 { given.min(most) } else { most };
+    Ok(CacheLimits { pages, prefill_tokens: prompt.max(1024), batch, positions })
 }
 
 /// What all sides share of the sampler's settings.
-pub fn settings(c: &Config, stop: Vec<u32>) -> Settings {
-    let sampling = kernels::sample::Sampling::default();
-    Settings { sampling, stop, max_new_tokens: c.max_completion_length as usize, seed: c.seed }
+pub fn settings(c: &Config, opened: &Opened, model: &Transformer) -> Settings {
+    Settings {
+        sampling: kernels::sample::Sampling::default(),
+        stop: opened.stop(&model.config),
+        stop_strings: c.stop_strings.clone(),
+        tokenizer: Some(opened.tokenizer.clone()),
+        max_new_tokens: c.max_completion_length as usize,
+        seed: c.seed,
+    }
 }
 
 /// The ids a sample was drawn after.

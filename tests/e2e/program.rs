@@ -77,17 +77,6 @@ impl Ple {
         })
     }
 
-    /// Runs it, sends it the signal of Ctrl-C once `due`, and waits for its end.
-    #[cfg(unix)]
-    pub fn interrupt(mut self, mut due: impl FnMut() -> bool) -> Result<Said> {
-        let mut child = self.0.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-        while !due() && child.try_wait()?.is_none() {
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
-        Command::new("kill").args(["-INT", &child.id().to_string()]).status()?;
-        self.said(child.wait_with_output()?)
-    }
-
     /// Runs it to its end.
     pub fn end(mut self) -> Result<Said> {
         let output = self.0.output().with_context(|| format!("{:?}", self.0))?;

@@ -33,7 +33,7 @@ fn rows() -> Vec<Row> {
         Row { new: POSITIONS, ..row("more than the positions", &["request 0", "positions"]) },
         Row { new: 127, ..row("more than the planned positions", &["request 0", "128 positions"]) },
         Row { new: 70, limits: CacheLimits { pages: 1, ..LIMITS }, ..row("more than the pages", &["request 0"]) },
-        Row { prompt: vec![1; 102], ..row("a prompt longer than a prefill", &["request 1", "102 tokens"]) },
+        Row { limits: CacheLimits { prefill_tokens: 0, ..LIMITS }, ..row("no token in a prefill", &["prefills of 0 tokens"]) },
         Row { limits: CacheLimits { batch: 0, ..LIMITS }, ..row("no place for a sequence", &["batch"]) },
         Row { limits: CacheLimits { pages: 0, ..LIMITS }, ..row("no page", &["request"]) },
         Row { sampling: Sampling { temperature: f64::NAN, ..sampling }, ..row("temperature", &["temperature", "NaN"]) },
@@ -53,7 +53,7 @@ fn requests_that_cannot_be_answered() -> Result<()> {
         let mut kv = KvCache::new(&s, &model, row.limits, false, None)?;
         let request = |prompt: &[u32]| Request { prompt: prompt.to_vec(), ..Default::default() };
         let requests = [request(&[4, 5]), request(&row.prompt)];
-        let settings = Settings { sampling: row.sampling, stop: Vec::new(), max_new_tokens: row.new, seed: 1 };
+        let settings = Settings { sampling: row.sampling, max_new_tokens: row.new, seed: 1, ..Settings::default() };
         refused(
             row.what,
             generate(&s, &model, &mut kv, &requests, &settings, slot, &mut |_| ControlFlow::Continue(())),
@@ -71,11 +71,11 @@ fn requests_at_the_limits() -> Result<()> {
     let folder = tiny::folder(true, DType::F32)?;
     let s = Stream::cpu(1, Isa::detect());
     let (model, slot) = tiny::load(&s, folder.path())?;
-    for (prompt, new) in [(101usize, 27), (1, 127), (65, 63), (64, 1), (2, 62)] {
+    for (prompt, new) in [(101usize, 27), (1, 127), (65, 63), (64, 1), (2, 62), (127, 1)] {
         let limits = CacheLimits { pages: (prompt + new).div_ceil(64), batch: 1, ..LIMITS };
         let mut kv = KvCache::new(&s, &model, limits, false, None)?;
         let requests = vec![Request { prompt: vec![3; prompt], ..Default::default() }; 3];
-        let settings = Settings { sampling: Sampling::default(), stop: Vec::new(), max_new_tokens: new, seed: 1 };
+        let settings = Settings { max_new_tokens: new, seed: 1, ..Settings::default() };
         let out: Vec<Finished> = generate(&s, &model, &mut kv, &requests, &settings, slot, &mut |_| ControlFlow::Continue(()))?;
         ensure!(out.iter().all(|f| f.ids.len() == new && !f.stopped), "{prompt} + {new}: {out:?}");
     }

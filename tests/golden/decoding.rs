@@ -27,7 +27,7 @@ fn run(
         sampling: Sampling { temperature: 0.0, ..Default::default() },
         stop: stop.to_vec(),
         max_new_tokens: new,
-        seed: 0,
+        ..Settings::default()
     };
     let requests: Vec<Request> = prompts
         .iter()

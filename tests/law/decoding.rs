@@ -11,38 +11,55 @@ use runtime::DType;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-const NEW: usize = 70;
-const LONGEST: usize = 130;
+pub const NEW: usize = 70;
+pub const LONGEST: usize = 130;
 
-fn requests() -> Vec<Request> {
+fn key(row: usize) -> SampleKey {
+    SampleKey { row: row as u32, side: row as u32 % 2, sample: 3, iteration: 2 }
+}
+
+pub fn requests() -> Vec<Request> {
     let mut random = Random(21);
     let lengths = [1, 2, 30, 63, 64, 65, 66, 90, LONGEST, 5, 128, 3];
-    let key = |row: usize| SampleKey { row: row as u32, side: row as u32 % 2, sample: 3, iteration: 2 };
     lengths.iter().enumerate().map(|(i, n)| Request { prompt: random.ids(*n), key: key(i) }).collect()
 }
 
-fn settings(sampling: Sampling) -> Settings {
-    Settings { sampling, stop: vec![17, 40], max_new_tokens: NEW, seed: 42 }
+/// Prompts that have a beginning of `common` tokens in common, some in threes, one that is the beginning itself, and some that have
+/// nothing to do with them.
+pub fn alike(common: usize) -> Vec<Request> {
+    let mut random = Random(22);
+    let beginning = random.ids(common);
+    let mut prompts = vec![beginning.clone(), random.ids(LONGEST), beginning[..common - 1].to_vec()];
+    for more in [1, 3, 17, 30, 30] {
+        let prompt = [beginning.clone(), random.ids(more.min(LONGEST - common))].concat();
+        prompts.extend(vec![prompt; if more == 17 || more == 1 { 3 } else { 1 }]);
+    }
+    prompts.push(random.ids(2));
+    prompts.iter().enumerate().map(|(row, prompt)| Request { prompt: prompt.clone(), key: key(row) }).collect()
+}
+
+pub fn settings(sampling: Sampling) -> Settings {
+    Settings { sampling, stop: vec![17, 40], max_new_tokens: NEW, seed: 42, ..Settings::default() }
 }
 
 /// What a server may choose freely.
 #[derive(Clone, Copy, Debug)]
-struct Service {
-    batch: usize,
-    pages: usize,
-    prefill: usize,
-    reversed: bool,
+pub struct Service {
+    pub batch: usize,
+    pub pages: usize,
+    pub prefill: usize,
+    pub reversed: bool,
 }
 
-const ROOMY: Service = Service { batch: 12, pages: 64, prefill: 1024, reversed: false };
+pub const ROOMY: Service = Service { batch: 12, pages: 64, prefill: 1024, reversed: false };
 /// Pages of the longest request.
-const FEWEST: usize = (LONGEST + NEW).div_ceil(64);
+pub const FEWEST: usize = (LONGEST + NEW).div_ceil(64);
 
-fn run(setup: Setup, folder: &Path, service: Service, requests: &[Request], settings: &Settings) -> Result<Vec<Finished>> {
+pub fn run(setup: Setup, folder: &Path, service: Service, requests: &[Request], settings: &Settings) -> Result<Vec<Finished>> {
     let (s, model, slot) = setup.load(folder)?;
     let limits =
         CacheLimits { pages: service.pages, prefill_tokens: service.prefill, batch: service.batch, positions: LONGEST + NEW };
-    let penalties = settings.sampling.repetition_penalty != 1.0;
+    let penalties = settings.sampling.repetition_penalty != 1.0 || settings.sampling.presence_penalty != 0.0;
     let mut kv = KvCache::new(&s, &model, limits, penalties, None)?;
     let mut order: Vec<Request> = requests.to_vec();
     if service.reversed {
@@ -63,7 +80,7 @@ fn run(setup: Setup, folder: &Path, service: Service, requests: &[Request], sett
     Ok(out)
 }
 
-fn same(what: &str, a: &[Finished], b: &[Finished]) -> Result<()> {
+pub fn same(what: &str, a: &[Finished], b: &[Finished]) -> Result<()> {
     for (i, (a, b)) in a.iter().zip(b).enumerate() {
         let what = format!("{what}: request {i}");
         ensure!(a.ids == b.ids, "{what}: ids {:?} and {:?}", a.ids, b.ids);
@@ -75,12 +92,12 @@ fn same(what: &str, a: &[Finished], b: &[Finished]) -> Result<()> {
     Ok(())
 }
 
-fn kinds() -> Vec<Sampling> {
+pub fn kinds() -> Vec<Sampling> {
     let plain = Sampling::default();
     vec![
         Sampling { temperature: 1.0, ..plain },
         Sampling { temperature: 0.8, top_k: 50, top_p: 0.9, min_p: 0.01, ..plain },
-        Sampling { temperature: 1.2, repetition_penalty: 1.3, ..plain },
+        Sampling { temperature: 1.2, repetition_penalty: 1.3, frequency_penalty: 0.1, presence_penalty: 0.2, ..plain },
         Sampling { temperature: 0.0, ..plain },
     ]
 }
@@ -100,6 +117,7 @@ fn samples_depend_on_their_request_alone() -> Result<()> {
             Service { batch: 1, pages: FEWEST, prefill: LONGEST, reversed: false },
             Service { batch: 5, pages: FEWEST + 1, prefill: 150, reversed: true },
             Service { batch: 64, pages: 7, prefill: 4096, reversed: false },
+            Service { batch: 12, pages: FEWEST, prefill: 7, reversed: false },
             Service { reversed: true, ..ROOMY },
         ] {
             same(&format!("{service:?}"), &run(reference(), folder.path(), service, &requests, &settings)?, &wanted)?;

@@ -4,6 +4,7 @@
 mod decoding;
 mod gradients;
 mod scoring;
+mod sharing;
 
 use anyhow::Result;
 use model::{Adapter, Transformer};

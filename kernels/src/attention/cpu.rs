@@ -10,6 +10,9 @@ use super::tile::{Layout, Part};
 use super::{Heads, Params};
 use runtime::{Isa, Pool, Shared};
 
+/// Brings a block of a segment's path, of one kv head, to keys `[d, 64]` and values `[64, width]`: segment, block, head.
+pub type Gather<'a> = dyn Fn(usize, usize, usize, &mut [f32], &mut [f32]) + Sync + 'a;
+
 /// Everything a task reads, and where it writes.
 struct Pass<'a> {
     out: Shared<'a, f32>,
@@ -17,6 +20,8 @@ struct Pass<'a> {
     l: Shared<'a, f32>,
     qkv: &'a [f32],
     forest: Forest<'a>,
+    /// Where keys and values are if not in the rows.
+    elsewhere: Option<&'a Gather<'a>>,
     heads: Heads,
     tile: Layout,
     params: Params,
@@ -41,8 +46,27 @@ impl Pass<'_> {
         unsafe { (self.out.slice(at.start * d..at.end * d), self.m.slice(at.clone()), self.l.slice(at)) }
     }
 
+    /// Keys and values of a block on a part's path; those of the next one are asked for.
+    fn gather(&self, part: &Part, block: usize, head: usize, x: &mut Scratch<'_>) {
+        let (width, Heads { h, k, .. }) = (self.tile.width, self.heads);
+        if let Some(gather) = self.elsewhere {
+            return gather(part.index, block, head, x.keys, x.values);
+        }
+        self.forest.runs(part.index, block, |slots, row| {
+            let places = slots.start * width..slots.end * width;
+            transpose(x.keys, slots, self.rows(row, h + head, 1));
+            pack(&mut x.values[places], self.rows(row, h + k + head, 1), width);
+        });
+        if block + 1 < part.blocks().end {
+            self.forest.runs(part.index, block + 1, |slots, row| {
+                fetch(self.rows(row, h + head, 1), slots.len());
+                fetch(self.rows(row, h + k + head, 1), slots.len());
+            });
+        }
+    }
+
     fn part(&self, part: &Part, head: usize, x: &mut Scratch<'_>) {
-        let (Layout { group, width, d, .. }, Heads { h, k, .. }) = (self.tile, self.heads);
+        let Layout { group, width, d, .. } = self.tile;
         let count = part.entries();
         let queries = self.rows(part.rows.start, head * group, group);
         fetch(queries, part.rows.len());
@@ -51,17 +75,7 @@ impl Pass<'_> {
         pack(&mut x.q[..count * width], queries, width);
         x.top[..count].fill(f32::NEG_INFINITY);
         for block in part.blocks() {
-            self.forest.runs(part.index, block, |slots, row| {
-                let places = slots.start * width..slots.end * width;
-                transpose(x.keys, slots, self.rows(row, h + head, 1));
-                pack(&mut x.values[places], self.rows(row, h + k + head, 1), width);
-            });
-            if block + 1 < part.blocks().end {
-                self.forest.runs(part.index, block + 1, |slots, row| {
-                    fetch(self.rows(row, h + head, 1), slots.len());
-                    fetch(self.rows(row, h + k + head, 1), slots.len());
-                });
-            }
+            self.gather(part, block, head, x);
             for first in (0..count).step_by(CHUNK) {
                 let chunk = first..(first + CHUNK).min(count);
                 let Some(spans) = part.spans(chunk.clone(), block) else { continue };
@@ -83,21 +97,21 @@ impl Pass<'_> {
     }
 }
 
-/// `out`, `m`, `l` of all rows.
+/// `out`, `m`, `l` of all rows, with keys and values from the rows or from `elsewhere`.
 pub fn forward(
     pool: &Pool,
     out: &mut [f32],
     m: &mut [i32],
     l: &mut [f32],
     qkv: &[f32],
-    forest: Forest<'_>,
+    (forest, elsewhere): (Forest<'_>, Option<&Gather<'_>>),
     heads: Heads,
     params: Params,
 ) {
     let n = qkv.len() / heads.stride();
     let tile = Layout::new(heads, n, pool.threads());
     let (out, m, l) = (Shared::new(out), Shared::new(m), Shared::new(l));
-    let pass = Pass { out, m, l, qkv, forest, heads, tile, params, isa: pool.isa() };
+    let pass = Pass { out, m, l, qkv, forest, elsewhere, heads, tile, params, isa: pool.isa() };
     let tiles = n.div_ceil(tile.rows);
     pool.run(tiles * heads.k, Scratch::len(tile), &|task, scratch| {
         // Later rows of a long tree see more keys: they go first.

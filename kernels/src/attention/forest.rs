@@ -39,6 +39,17 @@ impl<'a> Forest<'a> {
     /// Checks the words: rows cover 0…`rows` in order, a tree's segments follow each other, parents come earlier,
     /// positions go on where the parent ends.
     pub fn new(words: &'a [u32], rows: usize) -> Result<Forest<'a>> {
+        let forest = Forest::cut(words, rows)?;
+        let behind = |i: &usize| forest.get(*i).parent.is_none() && forest.get(*i).pos0 != 0;
+        if let Some(i) = (0..forest.len()).find(behind) {
+            let pos0 = forest.get(i).pos0;
+            ensure!(pos0 == 0, "attention: segment {i}: wanted pos0 0 without a parent, got {pos0}");
+        }
+        Ok(forest)
+    }
+
+    /// As [`Forest::new`], but a segment without a parent may begin anywhere: what comes before it is not among the rows.
+    pub fn cut(words: &'a [u32], rows: usize) -> Result<Forest<'a>> {
         ensure!(words.len().is_multiple_of(4), "attention: segments: wanted [S, 4], got {} words", words.len());
         let forest = Forest { words };
         let (mut row, mut tree) = (0, 0);
@@ -52,7 +63,6 @@ impl<'a> Forest<'a> {
             );
             row += s.len;
             let Some(parent) = s.parent else {
-                ensure!(s.pos0 == 0, "attention: segment {i}: wanted pos0 0 without a parent, got {}", s.pos0);
                 tree = i;
                 continue;
             };

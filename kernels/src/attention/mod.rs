@@ -20,9 +20,9 @@
 
 pub(crate) mod block;
 pub(crate) mod chains;
-mod cpu;
+pub(crate) mod cpu;
 mod cpu_backward;
-mod forest;
+pub(crate) mod forest;
 pub(crate) mod layout;
 #[cfg(test)]
 pub(crate) mod reference;
@@ -107,7 +107,7 @@ pub(crate) fn operand(room: &str, name: &str, view: View<'_>, len: usize, dtype:
 }
 
 /// Rows of qkv, after the checks that forward and backward share.
-fn rows(qkv: View<'_>, m: View<'_>, l: View<'_>, segments: View<'_>, heads: Heads, params: Params) -> Result<usize> {
+pub(crate) fn rows(qkv: View<'_>, m: View<'_>, l: View<'_>, segments: View<'_>, heads: Heads, params: Params) -> Result<usize> {
     heads.check("attention")?;
     params.check("attention")?;
     let n = qkv.len() / heads.stride();
@@ -147,7 +147,7 @@ pub fn forward(
     // SAFETY: the device is the CPU, and `disjoint` showed that no output overlaps another operand.
     unsafe {
         let forest = forest(segments.host()?, n, params)?;
-        cpu::forward(pool, out.host_mut()?, m.host_mut()?, l.host_mut()?, qkv.host()?, forest, heads, params);
+        cpu::forward(pool, out.host_mut()?, m.host_mut()?, l.host_mut()?, qkv.host()?, (forest, None), heads, params);
     }
     Ok(())
 }

@@ -6,6 +6,9 @@
 //! gap among the visible positions. Several pieces may share a block: a child that starts inside a page has its first block in two
 //! places. Offsets outside a piece are never read into a result.
 //!
+//! [`prefill`] is [`crate::attention::forward`] for rows whose keys and values are in pages: a segment without a parent may go on from
+//! positions that are there alone. Its pieces count by segment, and cover what the segment's rows see.
+//!
 //! `out [B, h·d]` f32 =. 4·d FLOPs and, per kv head, 8·d bytes of pages per visible key. order: law (A1, A2, A3).
 
 mod cpu;
@@ -14,16 +17,19 @@ mod reference;
 #[cfg(test)]
 mod tests;
 
-use crate::attention::{Heads, Params, operand};
+use crate::attention::forest::Forest;
+use crate::attention::{self, Heads, Params, operand};
 use crate::kv_store::{PAGE, Pages};
 use runtime::{DType, Result, Stream, View, disjoint, ensure};
+
+const ROOM: &str = "decode_attention";
 
 /// {page, block, from, to} of a row's pieces.
 type Piece = [u32; 4];
 
-/// Checks one row's pieces: inside the pages, ascending, no gap among the visible positions.
-fn check(row: usize, pieces: &[Piece], count: usize, pos: usize, params: Params) -> Result<()> {
-    let (mut past, mut wanted) = (0, params.first(pos));
+/// Checks one row's pieces: inside the pages, ascending, no gap among positions `from` to `pos`.
+fn check(row: usize, pieces: &[Piece], count: usize, (from, pos): (usize, usize)) -> Result<()> {
+    let (mut past, mut wanted) = (0, from);
     for (i, &[page, block, from, to]) in pieces.iter().enumerate() {
         let inside = (page as usize) < count && from < to && to as usize <= PAGE;
         ensure!(inside, "decode_attention: row {row}: piece {i}: page {page} of {count}, offsets {from} to {to}");
@@ -35,6 +41,14 @@ fn check(row: usize, pieces: &[Piece], count: usize, pos: usize, params: Params)
     }
     ensure!(wanted > pos, "decode_attention: row {row}: no page holds position {wanted} of {pos}");
     Ok(())
+}
+
+/// The pieces of a row.
+fn own<'a>(row: usize, pieces: &'a [Piece], first: &[u32]) -> Result<&'a [Piece]> {
+    let ends = &first[row..row + 2];
+    let found = pieces.get(ends[0] as usize..ends[1] as usize);
+    ensure!(found.is_some(), "{ROOM}: first: row {row}: pieces {ends:?} of {}", pieces.len());
+    Ok(found.unwrap_or_default())
 }
 
 /// `out` = attention of each row over the pages of its path.
@@ -49,7 +63,6 @@ pub fn forward(
     heads: Heads,
     params: Params,
 ) -> Result<()> {
-    const ROOM: &str = "decode_attention";
     let pool = s.pool("decode_attention::forward")?;
     heads.check(ROOM)?;
     params.check(ROOM)?;
@@ -64,13 +77,49 @@ pub fn forward(
     unsafe {
         let pieces: &[Piece] = pieces.host::<u32>()?.as_chunks().0;
         let (first, pos) = (first.host::<u32>()?, pos.host::<u32>()?);
-        for (row, (ends, pos)) in first.windows(2).zip(pos).enumerate() {
-            let of_row = pieces.get(ends[0] as usize..ends[1] as usize);
-            ensure!(of_row.is_some(), "{ROOM}: first: row {row}: pieces {ends:?} of {}", pieces.len());
-            check(row, of_row.unwrap_or(&[]), count, *pos as usize, params)?;
+        for (row, &pos) in pos.iter().enumerate() {
+            check(row, own(row, pieces, first)?, count, (params.first(pos as usize), pos as usize))?;
         }
-        let store = cpu::Store { k: pages.k.host()?, v: pages.v.host()?, pieces, first, pos };
-        cpu::forward(pool, out.host_mut()?, qkv.host()?, store, heads, params);
+        let store = cpu::Store { k: pages.k.host()?, v: pages.v.host()?, pieces, first };
+        cpu::forward(pool, out.host_mut()?, qkv.host()?, store, pos, heads, params);
+    }
+    Ok(())
+}
+
+/// `out`, `m`, `l` = attention of the rows of a forest over the pages of its segments' paths; a segment without a parent may begin
+/// anywhere. `segments [S, 4]` as in [`crate::attention`], `first [S + 1]`.
+pub fn prefill(
+    s: &Stream,
+    out: View<'_>,
+    m: View<'_>,
+    l: View<'_>,
+    qkv: View<'_>,
+    segments: View<'_>,
+    pages: Pages<'_>,
+    pieces: View<'_>,
+    first: View<'_>,
+    heads: Heads,
+    params: Params,
+) -> Result<()> {
+    let pool = s.pool("decode_attention::prefill")?;
+    let n = attention::rows(qkv, m, l, segments, heads, params)?;
+    let count = pages.count(ROOM, heads)?;
+    ensure!(params.causal, "{ROOM}: pages want causal order");
+    operand(ROOM, "out", out, n * heads.h * heads.d, DType::F32)?;
+    operand(ROOM, "pieces", pieces, pieces.len() / 4 * 4, DType::U32)?;
+    operand(ROOM, "first", first, segments.len() / 4 + 1, DType::U32)?;
+    disjoint(ROOM, &[out, m, l], &[qkv, segments, pages.k, pages.v, pieces, first])?;
+    // SAFETY: the device is the CPU, and `disjoint` showed that no output overlaps another operand.
+    unsafe {
+        let forest = Forest::cut(segments.host()?, n)?;
+        let (pieces, first): (&[Piece], &[u32]) = (pieces.host::<u32>()?.as_chunks().0, first.host()?);
+        for i in (0..forest.len()).filter(|&i| forest.get(i).len > 0) {
+            let segment = forest.get(i);
+            check(i, own(i, pieces, first)?, count, (params.first(segment.pos0), segment.past() - 1))?;
+        }
+        let store = cpu::Store { k: pages.k.host()?, v: pages.v.host()?, pieces, first };
+        let to = cpu::Outputs { out: out.host_mut()?, m: m.host_mut()?, l: l.host_mut()? };
+        cpu::prefill(pool, to, qkv.host()?, forest, store, heads, params);
     }
     Ok(())
 }

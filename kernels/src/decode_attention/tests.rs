@@ -68,6 +68,32 @@ impl Paged {
     }
 }
 
+impl Paged {
+    /// Attends the rows of some successive segments: `out` and `l`.
+    fn prefill(&self, s: &Stream, qkv: &[f32], chosen: std::ops::Range<usize>, params: Params) -> Result<(Vec<f32>, Vec<f32>)> {
+        let (mut pieces, mut first, mut segments) = (Vec::new(), vec![0], Vec::new());
+        let start = self.segments[chosen.start][0];
+        for i in chosen.clone() {
+            let [row, len, pos0, parent] = self.segments[i];
+            let inside = parent != crate::attention::ROOT && chosen.contains(&(parent as usize));
+            let parent = if inside { parent - chosen.start as u32 } else { crate::attention::ROOT };
+            segments.push([row - start, len, pos0, parent]);
+            pieces.extend(self.pieces(i));
+            first.push(pieces.len() as u32);
+        }
+        let last = self.segments[chosen.end - 1];
+        let rows = start as usize..(last[0] + last[1]) as usize;
+        let (n, h, d) = (rows.len(), self.heads.h, self.heads.d);
+        let qkv = s.upload(&qkv[rows.start * self.heads.stride()..rows.end * self.heads.stride()])?;
+        let (out, l, m) = (s.upload(&vec![f32::NAN; n * h * d])?, s.upload(&vec![f32::NAN; n * h])?, s.zeros::<i32>(n * h)?);
+        let (pieces, first) = (s.upload(pieces.as_flattened())?, s.upload(&first)?);
+        let (segments, pages) = (s.upload(segments.as_flattened())?, Pages { k: self.k.view(), v: self.v.view() });
+        let (pieces, first, segments) = (pieces.view(), first.view(), segments.view());
+        prefill(s, out.view(), m.view(), l.view(), qkv.view(), segments, pages, pieces, first, self.heads, params)?;
+        Ok((out.to_vec()?, l.to_vec()?))
+    }
+}
+
 const CASES: [(Heads, Params); 4] = [
     (Heads { h: 2, k: 1, d: 16 }, CAUSAL),
     (Heads { h: 4, k: 2, d: 8 }, Params { scale: 3.0, softcap: 0.0, window: 70, causal: true }),
@@ -94,6 +120,34 @@ fn decoding_gives_the_bits_of_attention() -> Result<()> {
                         let want = &whole[row * heads.h * heads.d..][..heads.h * heads.d];
                         let equal = got.iter().zip(want).all(|(g, w)| g.to_bits() == w.to_bits());
                         assert!(equal, "{isa} {threads} {heads:?} batch {batch} row {row}: {got:?} {want:?}");
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Every segment but the first as a batch of its own, whose path begins in pages alone; then all of them at once.
+#[test]
+fn prefilling_from_pages_gives_the_bits_of_attention() -> Result<()> {
+    let tree = forest_of(&[(70, -1), (25, 0), (40, 1), (1, 1), (66, 0)]);
+    for (heads, params) in CASES {
+        let (n, width, stride) = (rows_of(&tree), heads.h * heads.d, heads.stride());
+        let qkv = normal(n * stride, 23);
+        for isa in Isa::all() {
+            let whole = run_forward(&Stream::cpu(1, isa), &qkv, &tree, heads, params)?;
+            for threads in [1, 4] {
+                let s = Stream::cpu(threads, isa);
+                let paged = Paged::store(&s, &qkv, &tree, heads)?;
+                for chosen in [0..1, 1..2, 2..3, 3..4, 1..5, 0..5] {
+                    let got = paged.prefill(&s, &qkv, chosen.clone(), params)?;
+                    let first = tree[chosen.start][0] as usize;
+                    for (name, got, want) in
+                        [("out", got.0, &whole.out[first * width..]), ("l", got.1, &whole.l[first * heads.h..])]
+                    {
+                        let equal = got.iter().zip(want).all(|(g, w)| g.to_bits() == w.to_bits());
+                        assert!(equal, "{isa} {threads} {heads:?} segments {chosen:?}: {name}: {got:?} {want:?}");
                     }
                 }
             }
@@ -189,6 +243,22 @@ fn invalid_pieces_are_errors() -> Result<()> {
     fails(&[whole[0], [0, 1, 0, 7], [1, 1, 6, 20]], [0, 3], 80, 0, "position 70 after 71");
     fails(&[whole[0], [0, 1, 0, 5], [1, 1, 6, 20]], [0, 3], 80, 0, "no page holds position 69");
     fails(&[[0, u32::MAX, 0, 64]], [0, 1], 5, 0, "no page holds position 0");
+    let (m, l) = (s.zeros::<i32>(2)?, s.zeros::<f32>(2)?);
+    let prefilled = |pieces: &[Piece], pos0: u32, params: Params| -> Result<()> {
+        let (pieces, first) = (s.upload(pieces.as_flattened())?, s.upload(&[0, pieces.len() as u32])?);
+        let (segments, first, pieces) = (s.upload(&[0, 1, pos0, crate::attention::ROOT])?, first.view(), pieces.view());
+        let (out, qkv) = (out.view(), qkv.view());
+        prefill(&s, out, m.view(), l.view(), qkv, segments.view(), pages, pieces, first, heads, params)
+    };
+    prefilled(&whole, 83, CAUSAL)?;
+    for (pieces, pos0, params, text) in [
+        (&whole[..], 84, CAUSAL, "no page holds position 84"),
+        (&whole[1..], 83, CAUSAL, "no page holds position 0"),
+        (&whole[..], 83, Params { causal: false, ..CAUSAL }, "causal order"),
+    ] {
+        let error = prefilled(pieces, pos0, params).expect_err(text).to_string();
+        assert!(error.contains(text), "wanted {text:?}, got {error:?}");
+    }
     let mut short = pages;
     short.v = v.view().slice(0..100)?;
     let (p, f, z) = (s.upload(&[0u32, 0, 0, 64])?, s.upload(&[0u32, 1])?, s.upload(&[5u32])?);

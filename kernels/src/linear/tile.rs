@@ -161,6 +161,9 @@ impl Tile {
     }
 }
 
+/// Bytes ahead of a narrow tile, which waits for its panel rather than for its sums: further than the machine looks by itself.
+const AHEAD: usize = 4096;
+
 /// `acc + a·b`, k ascending.
 #[inline(always)]
 unsafe fn chain<S: Lanes, T: Stored, const MR: usize, const NV: usize>(
@@ -173,6 +176,11 @@ unsafe fn chain<S: Lanes, T: Stored, const MR: usize, const NV: usize>(
     for _ in 0..len {
         // SAFETY: the caller of `Tile::run` promised `len` rows of both.
         unsafe {
+            if MR <= 8 {
+                for v in 0..NV {
+                    fetch_near(b.wrapping_add(v * WIDTH).wrapping_byte_add(AHEAD));
+                }
+            }
             let lanes: [S::V; NV] = std::array::from_fn(|v| T::lanes::<S>(b.add(v * WIDTH)));
             for i in 0..MR {
                 let x = S::splat(*a.add(i));

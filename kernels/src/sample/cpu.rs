@@ -5,7 +5,7 @@
 use super::{IN_PROMPT, Sampling};
 use crate::cpu::{Lanes, WIDTH};
 use crate::math::lanes;
-use runtime::{Pool, Shared};
+use runtime::{Isa, Pool, Shared};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The mass of the largest logit.
@@ -46,7 +46,9 @@ fn maximum<S: Lanes>(x: &[f32]) -> Option<f32> {
     let mut largest = S::splat(f32::NEG_INFINITY);
     let mut nan = false;
     for group in x.chunks_exact(WIDTH) {
-        nan |= group.iter().fold(false, |nan, z| nan | z.is_nan());
+        for z in group {
+            nan |= z.is_nan();
+        }
         // SAFETY: a group has 16 elements.
         largest = S::max(unsafe { S::load(group.as_ptr()) }, largest);
     }
@@ -80,23 +82,34 @@ fn top_k(x: &mut [f32], k: u32, largest: f32) {
 
 /// Σ of the masses from `least` on. Sums of integers below 2^53 are exact in f64 in any order.
 #[inline(always)]
-fn total(mass: &[f32], least: f32) -> u64 {
-    let counted = |m: f32| f64::from(if m >= least { m } else { 0.0 });
-    let block = |block: &[f32]| {
+fn total_body<S: Lanes>(mass: &[f32], least: f32) -> u64 {
+    let mut all = 0;
+    for block in mass.chunks(4096) {
         let (groups, rest) = block.as_chunks::<WIDTH>();
         let mut sums = [0f64; WIDTH];
         for group in groups {
-            sums.iter_mut().zip(group).for_each(|(sum, m)| *sum += counted(*m));
+            for i in 0..WIDTH {
+                sums[i] += f64::from(if group[i] >= least { group[i] } else { 0.0 });
+            }
         }
-        sums.iter().sum::<f64>() + rest.iter().map(|m| counted(*m)).sum::<f64>()
-    };
-    mass.chunks(4096).map(|b| block(b) as u64).sum()
+        let mut sum = 0.0;
+        for part in sums {
+            sum += part;
+        }
+        for m in rest {
+            sum += f64::from(if *m >= least { *m } else { 0.0 });
+        }
+        all += sum as u64;
+    }
+    all
 }
+per_isa! { fn total(mass: &[f32], least: f32) -> u64 = total_body }
 
 /// Everything after the mass that crosses `p` of the total becomes 0. The threshold's exponent is found over the whole row, the
 /// rest of its bits over the masses of that exponent, which move to `spare` (as long as the row).
 #[inline(always)]
-fn top_p(mass: &mut [f32], spare: &mut [f32], p: f32) {
+fn top_p(isa: Isa, mass: &mut [f32], spare: &mut [f32], p: f32) {
+    let total = |mass: &[f32], least: f32| total(isa, mass, least);
     let share = (f64::from(p) * 2f64.powi(32)).round_ties_even() as u128;
     let need = (((share * u128::from(total(mass, 0.0))) >> 32) as u64).max(1);
     let exponent = |e: u32| f32::from_bits(e << 23);
@@ -122,7 +135,7 @@ fn exponent_of(x: f32) -> u32 {
 
 /// `x` (values of one row, [`values`]) becomes the kept masses of its first `v`; `largest` is their maximum after scaling.
 #[inline(always)]
-fn masses<S: Lanes>(x: &mut [f32], spare: &mut [f32], v: usize, largest: f32, sampling: &Sampling) {
+fn masses<S: Lanes>(isa: Isa, x: &mut [f32], spare: &mut [f32], v: usize, largest: f32, sampling: &Sampling) {
     if sampling.top_k > 0 && (sampling.top_k as usize) < v {
         top_k(&mut x[..v], sampling.top_k, largest);
     }
@@ -133,7 +146,7 @@ fn masses<S: Lanes>(x: &mut [f32], spare: &mut [f32], v: usize, largest: f32, sa
         S::select(S::lt(mass, whole), S::sub(S::add(mass, whole), whole), mass)
     });
     if sampling.top_p < 1.0 {
-        top_p(&mut x[..v], spare, sampling.top_p);
+        top_p(isa, &mut x[..v], spare, sampling.top_p);
     }
     if sampling.min_p > 0.0 {
         let threshold = (sampling.min_p * ONE).round_ties_even();
@@ -143,7 +156,14 @@ fn masses<S: Lanes>(x: &mut [f32], spare: &mut [f32], v: usize, largest: f32, sa
 
 /// Fills `x` with the kept masses (greedy: the values) and returns the largest value; None if the row has no maximum.
 #[inline(always)]
-fn filter<S: Lanes>(x: &mut [f32], spare: &mut [f32], logits: &[f32], seen: &[u32], sampling: &Sampling) -> Option<f32> {
+fn filter<S: Lanes>(
+    own: Isa,
+    x: &mut [f32],
+    spare: &mut [f32],
+    logits: &[f32],
+    seen: &[u32],
+    sampling: &Sampling,
+) -> Option<f32> {
     values::<S>(x, logits, seen, sampling);
     if sampling.temperature == 0.0 {
         return maximum::<S>(x);
@@ -151,21 +171,25 @@ fn filter<S: Lanes>(x: &mut [f32], spare: &mut [f32], logits: &[f32], seen: &[u3
     let inverse = S::splat(sampling.inv_temperature());
     map::<S>(x, |z| S::mul(z, inverse));
     let largest = maximum::<S>(x)?;
-    masses::<S>(x, spare, logits.len(), largest, sampling);
+    masses::<S>(own, x, spare, logits.len(), largest, sampling);
     Some(largest)
 }
 per_isa! {
-    pub fn filter_on(x: &mut [f32], spare: &mut [f32], logits: &[f32], seen: &[u32], sampling: &Sampling) -> Option<f32> = filter
+    fn filter_lanes(own: Isa, x: &mut [f32], spare: &mut [f32], logits: &[f32], seen: &[u32], sampling: &Sampling) -> Option<f32> = filter
+}
+
+/// [`filter`] on an instruction set.
+pub fn filter_on(isa: Isa, x: &mut [f32], spare: &mut [f32], logits: &[f32], seen: &[u32], sampling: &Sampling) -> Option<f32> {
+    filter_lanes(isa, isa, x, spare, logits, seen, sampling)
 }
 
 /// The first id whose cumulative mass exceeds the draw's share, and its log-probability.
-#[inline(always)]
-fn pick<S: Lanes>(mass: &[f32], draw: u64) -> (u32, f32) {
-    let kept = total(mass, 0.0);
+pub fn pick(isa: Isa, mass: &[f32], draw: u64) -> (u32, f32) {
+    let kept = total(isa, mass, 0.0);
     let r = ((u128::from(draw) * u128::from(kept)) >> 64) as u64;
     let (mut sum, mut first) = (0, 0);
     for block in mass.chunks(256) {
-        let next = sum + total(block, 0.0);
+        let next = sum + total(isa, block, 0.0);
         if next > r {
             break;
         }
@@ -178,7 +202,6 @@ fn pick<S: Lanes>(mass: &[f32], draw: u64) -> (u32, f32) {
     let id = mass[first..].iter().position(passes).map_or(0, |i| first + i);
     (id as u32, (f64::from(mass[id]).ln() - (kept as f64).ln()) as f32)
 }
-per_isa! { fn pick_on(mass: &[f32], draw: u64) -> (u32, f32) = pick }
 
 /// Elements that a row of `v` takes in whole lanes; `x` and `spare` of [`filter_on`] have as many.
 pub fn padded(v: usize) -> usize {
@@ -208,7 +231,7 @@ pub fn forward(
                 (0, f32::NAN)
             }
             Some(largest) if sampling.temperature == 0.0 => (x.iter().position(|z| *z == largest).unwrap_or(0) as u32, 0.0),
-            Some(_) => pick_on(pool.isa(), &x[..v], draw),
+            Some(_) => pick(pool.isa(), &x[..v], draw),
         };
         // SAFETY: tasks have disjoint rows.
         unsafe { (ids.slice(row..row + 1).fill(id), logps.slice(row..row + 1).fill(logp)) };

@@ -1,7 +1,6 @@
 use super::*;
 use crate::transformer::Adapter;
 use crate::{Finished, Lora, Request, Settings, generate};
-use kernels::sample::Sampling;
 use runtime::Isa;
 use std::ops::ControlFlow;
 
@@ -30,7 +29,7 @@ fn roots(lengths: &[usize]) -> Batch {
 }
 
 fn draw(s: &Stream, model: &Transformer, kv: &mut KvCache, prompt: usize, new: usize) -> Result<Vec<Finished>> {
-    let settings = Settings { sampling: Sampling::default(), stop: Vec::new(), max_new_tokens: new, seed: 1 };
+    let settings = Settings { max_new_tokens: new, seed: 1, ..Settings::default() };
     let requests = vec![Request { prompt: vec![1; prompt], ..Default::default() }; 3];
     generate(s, model, kv, &requests, &settings, Adapter::Off, &mut |_| ControlFlow::Continue(()))
 }
@@ -88,9 +87,11 @@ fn paths_in_more_pieces_than_planned_are_refused() {
     let mut kv = KvCache::new(&s, &model, CacheLimits { batch: 1, ..LIMITS }, false, None).unwrap();
     let piece = |from| Piece { page: 0, block: 0, from, to: from + 1 };
     let path = |n: u32| Path { pieces: (0..n).map(piece).collect(), len: n };
-    kv.upload_step(&s, &[0], [&path(6)].into_iter()).unwrap();
-    let text = kv.upload_step(&s, &[0], [&path(7)].into_iter()).unwrap_err().to_string();
-    assert!(text.contains("in 7 pieces, planned for 6"), "{text}");
+    kv.upload_step(&s, &[0], [&path(12)].into_iter()).unwrap();
+    let text = kv.upload_step(&s, &[0], [&path(13)].into_iter()).unwrap_err().to_string();
+    assert!(text.contains("1 paths in 13 pieces, planned for 1 in 12"), "{text}");
+    let text = kv.upload_step(&s, &[0], [&path(1), &path(1)].into_iter()).unwrap_err().to_string();
+    assert!(text.contains("2 paths in 2 pieces, planned for 1 in 12"), "{text}");
 }
 
 #[test]

@@ -38,7 +38,7 @@ pub fn run(c: &Config) -> Result<()> {
     let model = opened.model()?;
     let longest = asked.prompts.iter().map(|p| p.plain.len().max(p.guided.len())).max().unwrap_or(1);
     let answers = asked.prompts.len().saturating_mul(c.num_generations as usize);
-    let (cache, seen) = (rollout::cache(c, longest, answers), c.repetition_penalty != 1.0);
+    let (cache, seen) = (rollout::cache(c, longest, answers)?, c.repetition_penalty != 1.0);
     if c.dry_run {
         return log::print(&format!("{answers} answers; {} bytes of cache\n", model.cache_plan(cache, seen)));
     }
@@ -128,7 +128,7 @@ fn sample(c: &Config, opened: &Opened, asked: &Asked, kv: &mut KvCache) -> Resul
     let (model, guided, sampling) = (opened.model()?, asked.principle.is_some(), Sampling::of(c));
     let samples = |principle: bool| if principle == guided { c.num_generations } else { 0 };
     let sides = [false, true].map(|principle| Side { principle, samples: samples(principle), sampling }).to_vec();
-    let settings = rollout::settings(c, opened.stop(&model.config));
+    let settings = rollout::settings(c, opened, model);
     let repeats = vec![0; asked.prompts.len()];
     let sampler = Sampler { stream: &opened.stream, model, policy: opened.policy, settings, iteration: 0, repeats };
     let bar = Bars::new(c).phase("answers", asked.prompts.len() * c.num_generations as usize);

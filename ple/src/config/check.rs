@@ -81,6 +81,7 @@ fn sampling(c: &Config) -> Result<()> {
         ("max_num_seqs", c.max_num_seqs),
     ];
     counts.iter().try_for_each(|(key, n)| ensure(*n > 0, key, "at least 1", n))?;
+    ensure(!c.stop_strings.iter().any(String::is_empty), "stop_strings", "texts", "an empty one")?;
     if c.temperature != 0.0 {
         positive_f32(c.temperature, "temperature")?;
     }

@@ -187,7 +187,7 @@ fn an_interrupted_wait() -> Result<()> {
     stage.write("reward.sh", format!("read -r l; echo $$ > {}; sleep 600", inside(&stage, "pid")))?;
     let call = stage.rewarded().key("reward_funcs", format!("exec:sh {}", inside(&stage, "reward.sh")));
     let start = std::time::Instant::now();
-    let said = call.interrupt(|| stage.path("pid").exists())?;
+    let said = call.begin()?.wait_until(|| stage.path("pid").exists())?.signal("INT")?;
     ensure!(said.code == 130 && said.err.contains("interrupted"), "{said:?}");
     ensure!(start.elapsed().as_secs() < 30, "{:?}", start.elapsed());
     let pid = String::from_utf8(stage.read("pid")?)?;

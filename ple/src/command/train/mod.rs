@@ -73,7 +73,7 @@ pub fn run_method(c: &Config, mut opened: Opened, rewards: Rewards, method: &mut
     let (prompts, principle) = prepare::prompts(c, &opened, most, &mut |line| said.push(line))?;
     let supervised = prepare::supervised_rows(c, &opened, &mut |line| said.push(line))?;
     let reference = prepare::reference(c, &mut opened, method)?;
-    let (cache, limits) = prepare::plan(c, opened.model()?.positions(), most, supervised.as_ref());
+    let (cache, limits) = prepare::plan(c, opened.model()?.positions(), most, supervised.as_ref())?;
     let per_iteration = (c.ple_queries_per_iter as usize).div_ceil(c.batch_size()) as u64 * u64::from(c.ple_epochs_per_iter);
     let steps = (u64::from(c.ple_iters) * per_iteration).min(super::most_steps(c));
     let optimizer = super::optimizer(c, &opened, steps)?;
@@ -242,7 +242,7 @@ impl Run<'_> {
         kv: &mut KvCache,
         bars: &Bars,
     ) -> Result<Vec<Sample>> {
-        let settings = rollout::settings(self.c, self.opened.stop(&trainer.model.config));
+        let settings = rollout::settings(self.c, &self.opened, &trainer.model);
         let answers = sides.iter().map(|side| side.samples as usize).sum::<usize>() * prompts.len();
         let bar = bars.phase(&format!("iter {iteration} answers"), answers);
         let sampler =
