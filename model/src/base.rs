@@ -144,11 +144,22 @@ impl Base {
         checkpoint.check(&c.tensors())?;
         let stored = |name: &str| Ok(dtype.unwrap_or(checkpoint.tensor(name)?.dtype));
         let base = Base::allocate(s, c, &stored)?;
-        for t in &base.tensors {
+        base.fill(s, checkpoint)?;
+        Ok(base)
+    }
+
+    /// Takes the weights of another checkpoint of the same model, in place.
+    pub fn reload(&self, s: &Stream, c: &Config, checkpoint: &Checkpoint) -> Result<()> {
+        checkpoint.check(&c.tensors())?;
+        self.fill(s, checkpoint)
+    }
+
+    fn fill(&self, s: &Stream, checkpoint: &Checkpoint) -> Result<()> {
+        for t in &self.tensors {
             let data = checkpoint.tensor(&t.name)?;
             data.check_finite()?;
-            let view = base.arena.view(t.region)?;
-            if !base.is_matrix(t) {
+            let view = self.arena.view(t.region)?;
+            if !self.is_matrix(t) {
                 view.write(s, &data.to_f32())?;
             } else if view.dtype() == data.dtype {
                 panels::pack(s, view, data.bytes, t.shape[0], t.shape[1])?;
@@ -156,7 +167,7 @@ impl Base {
                 panels::pack(s, view, &stored_as(&data.to_f32(), view.dtype()), t.shape[0], t.shape[1])?;
             }
         }
-        Ok(base)
+        Ok(())
     }
 
     /// Fresh f32 weights: matrices uniform with standard deviation 0.02 (LAW "init": tensor ordinal in the counter), norms 1, biases 0.

@@ -1,7 +1,8 @@
 //! Prompts in, completions out, in the prompts' order whatever ran beside what.
 
-use crate::decode::{DecodeRun, Finished, SampleKey, Sequence, Settings};
+use crate::decode::{DecodeRun, Settings};
 use crate::kv_cache::KvCache;
+use crate::sequence::{Finished, SampleKey, Sequence};
 use crate::transformer::{Adapter, Transformer};
 use crate::{Error, Result};
 use kernels::kv_store::PAGE;

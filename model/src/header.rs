@@ -22,8 +22,17 @@ pub(crate) struct Entry {
     pub(crate) bytes: Range<usize>,
 }
 
+/// What the header of a file says.
+#[derive(Debug, Default)]
+pub(crate) struct Header {
+    /// The strings of `__metadata__`.
+    pub(crate) metadata: BTreeMap<String, String>,
+    /// Where each tensor lies.
+    pub(crate) entries: BTreeMap<String, Entry>,
+}
+
 /// Reads the header of a whole file's bytes.
-pub(crate) fn read(path: &Path, file: &[u8]) -> Result<BTreeMap<String, Entry>> {
+pub(crate) fn read(path: &Path, file: &[u8]) -> Result<Header> {
     let fault = |text: String| Error::file(path, text);
     if file.starts_with(b"version https://git-lfs") {
         return Err(json::lfs_pointer(path));
@@ -39,10 +48,10 @@ pub(crate) fn read(path: &Path, file: &[u8]) -> Result<BTreeMap<String, Entry>> 
     let (header, data) = rest.split_at(length as usize);
     let text = std::str::from_utf8(header).map_err(|e| fault(format!("header: not UTF-8: {e}")))?;
     let map = json::parse(path, text)?;
-    let mut entries = BTreeMap::new();
+    let (mut entries, mut strings) = (BTreeMap::new(), BTreeMap::new());
     for (name, value) in Object::new(path, &map).keys() {
         if name == "__metadata__" {
-            metadata(path, value)?;
+            strings = metadata(path, value)?;
             continue;
         }
         let info: TensorInfo = serde_json::from_value(value.clone()).map_err(|e| fault(format!("tensor {name:?}: {e}")))?;
@@ -51,13 +60,13 @@ pub(crate) fn read(path: &Path, file: &[u8]) -> Result<BTreeMap<String, Entry>> 
     }
     covers(path, &entries, data.len())?;
     entries.values_mut().for_each(|e| e.bytes = e.bytes.start + 8 + header.len()..e.bytes.end + 8 + header.len());
-    Ok(entries)
+    Ok(Header { metadata: strings, entries })
 }
 
-fn metadata(path: &Path, value: &serde_json::Value) -> Result<()> {
-    let strings = value.as_object().is_some_and(|map| map.values().all(|v| v.is_string()));
-    let wrong = || Error::file(path, format!("__metadata__: wanted an object of strings, got {}", json::got(Some(value))));
-    if strings { Ok(()) } else { Err(wrong()) }
+fn metadata(path: &Path, value: &serde_json::Value) -> Result<BTreeMap<String, String>> {
+    let text = |(name, v): (&String, &serde_json::Value)| Some((name.clone(), v.as_str()?.to_string()));
+    let strings = value.as_object().and_then(|map| map.iter().map(text).collect());
+    strings.ok_or_else(|| Error::file(path, format!("__metadata__: wanted an object of strings, got {}", json::got(Some(value)))))
 }
 
 /// The tensor's bytes, relative to the end of the header.
@@ -113,12 +122,20 @@ pub type Tensor<'a> = (String, DType, Vec<usize>, &'a [u8]);
 /// Writes a safetensors file: metadata format pt first, tensors by name, no gaps; the bytes are those of PyTorch's own writer for
 /// tensors of one dtype. A name that stands twice, or bytes that do not fit the shape, are errors and nothing is written.
 pub fn write_safetensors(path: &Path, tensors: &[Tensor]) -> Result<()> {
+    write_with_metadata(path, &[], tensors)
+}
+
+/// [`write_safetensors`] with more strings in its metadata; their names stand once and are not `format`.
+pub fn write_with_metadata(path: &Path, more: &[(&str, String)], tensors: &[Tensor]) -> Result<()> {
     let mut order: Vec<&Tensor> = tensors.iter().collect();
     order.sort_by(|a, b| a.0.cmp(&b.0));
     if let Some([first, _]) = order.array_windows().find(|[a, b]| a.0 == b.0) {
         return Err(Error::file(path, format!("tensor {:?}: wanted once, got twice", first.0)));
     }
-    let mut header = String::from(r#"{"__metadata__":{"format":"pt"}"#);
+    let text = |text: &str| serde_json::Value::from(text);
+    let mut header = String::from(r#"{"__metadata__":{"format":"pt""#);
+    header.extend(more.iter().map(|(name, value)| format!(",{}:{}", text(name), text(value))));
+    header.push('}');
     let mut start = 0;
     for (name, dtype, shape, bytes) in &order {
         let wanted = shape.iter().try_fold(dtype.size(), |n, d| n.checked_mul(*d));
@@ -129,8 +146,7 @@ pub fn write_safetensors(path: &Path, tensors: &[Tensor]) -> Result<()> {
                 format!("tensor {name:?}: wanted {wanted} bytes for {dtype} {shape:?}, got {}", bytes.len()),
             ));
         }
-        let (key, shape, end) =
-            (serde_json::Value::from(name.as_str()), serde_json::Value::from(shape.as_slice()), start + bytes.len());
+        let (key, shape, end) = (text(name), serde_json::Value::from(shape.as_slice()), start + bytes.len());
         header += &format!(r#",{key}:{{"dtype":"{}","shape":{shape},"data_offsets":[{start},{end}]}}"#, dtype_name(*dtype));
         start = end;
     }

@@ -63,6 +63,21 @@ impl Lora {
         Ok(lora)
     }
 
+    /// Takes the numbers of another adapter on the same modules with the same ranks and scales, in place.
+    pub fn reload(&self, s: &Stream, adapter: &Adapter) -> Result<()> {
+        let shape = |m: &AdapterModule| (m.path.clone(), m.r, m.scale.to_bits());
+        let [wanted, got] = [&self.source, adapter].map(|a| a.modules.iter().map(shape).collect::<Vec<_>>());
+        if wanted != got {
+            let at = wanted.iter().zip(&got).position(|(w, g)| w != g).unwrap_or(wanted.len().min(got.len()));
+            let said = |list: &[(String, usize, u32)]| match list.get(at) {
+                Some((path, r, scale)) => format!("{path} of rank {r} and scale {}", f32::from_bits(*scale)),
+                None => "no module".into(),
+            };
+            return Err(Error::Batch(format!("adapter module {at}: wanted {}, got {}", said(&wanted), said(&got))));
+        }
+        self.write(s, &adapter.modules)
+    }
+
     fn write(&self, s: &Stream, modules: &[AdapterModule]) -> Result<()> {
         for (m, pair) in modules.iter().zip(self.tensors.chunks_exact(2)) {
             self.arena.view(pair[0].region)?.write(s, &m.a)?;

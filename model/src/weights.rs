@@ -10,7 +10,7 @@ use safetensors::tensor::Dtype;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-pub use crate::header::{Tensor, write_safetensors};
+pub use crate::header::{Tensor, write_safetensors, write_with_metadata};
 
 /// The tensors of a model or adapter, by name.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub struct Checkpoint {
     files: Vec<MappedFile>,
     /// Name -> file and place in it.
     tensors: BTreeMap<String, (usize, Entry)>,
+    /// Of the one file; empty for shards.
+    metadata: BTreeMap<String, String>,
 }
 
 /// A tensor as it lies in its file.
@@ -57,8 +59,9 @@ impl Checkpoint {
     /// Opens one safetensors file.
     pub fn open_file(path: &Path) -> Result<Checkpoint> {
         let file = MappedFile::open(path)?;
-        let tensors = header::read(path, file.bytes())?.into_iter().map(|(name, entry)| (name, (0, entry))).collect();
-        Ok(Checkpoint { path: path.to_path_buf(), files: vec![file], tensors })
+        let header::Header { metadata, entries } = header::read(path, file.bytes())?;
+        let tensors = entries.into_iter().map(|(name, entry)| (name, (0, entry))).collect();
+        Ok(Checkpoint { path: path.to_path_buf(), files: vec![file], tensors, metadata })
     }
 
     fn sharded(index: PathBuf) -> Result<Checkpoint> {
@@ -79,7 +82,7 @@ impl Checkpoint {
                         return Err(weight_map.wrong(name, "a file that is in the folder"));
                     }
                     let file = MappedFile::open(&path)?;
-                    entries.push(header::read(&path, file.bytes())?);
+                    entries.push(header::read(&path, file.bytes())?.entries);
                     files.push(file);
                     known.insert(shard, files.len() - 1);
                     files.len() - 1
@@ -96,12 +99,17 @@ impl Checkpoint {
                 ));
             }
         }
-        Ok(Checkpoint { path: index, files, tensors })
+        Ok(Checkpoint { path: index, files, tensors, metadata: BTreeMap::new() })
     }
 
     /// The file, or the index of the shards.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// A string of the file's metadata; a sharded checkpoint has none.
+    pub fn metadata(&self, name: &str) -> Option<&str> {
+        self.metadata.get(name).map(String::as_str)
     }
 
     /// Names of all tensors, ascending.

@@ -2,14 +2,17 @@
 //! AscendCL is installed it is initialised and finalised for the question.
 
 mod findings;
+mod host;
 mod system;
 mod text;
 
 pub use findings::Finding;
+pub use host::{Cache, Disk, Limit, Variable};
 
 use runtime::{Isa, Stream};
 use serde::Serialize;
-use std::path::PathBuf;
+use std::fs::read_to_string;
+use std::path::{Path, PathBuf};
 
 /// Everything, as `--json` writes it; its text form is made to be pasted into an issue.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -24,10 +27,20 @@ pub struct Report {
     pub simd: Simd,
     /// Processors that this process may run on.
     pub processors: usize,
+    /// Cores of the machine; None where the system does not tell.
+    pub cores: Option<usize>,
+    /// Of the first processor, nearest first.
+    pub caches: Vec<Cache>,
     /// Of the host.
     pub memory: Memory,
     /// None where the system does not tell.
     pub open_files: Option<OpenFiles>,
+    /// Other limits of this process that are in force and that a run can meet.
+    pub limits: Vec<Limit>,
+    /// The current folder's; None where the system does not tell.
+    pub disk: Option<Disk>,
+    /// `PLE_…` in the environment.
+    pub variables: Vec<Variable>,
     /// Of the vendors: CUDA's, then AscendCL.
     pub libraries: Vec<Library>,
     /// Where `huggingface_hub` keeps models.
@@ -60,6 +73,8 @@ pub struct Simd {
     pub used: Option<String>,
     /// What this machine has, portable first.
     pub available: Vec<String>,
+    /// What the processor says of itself, of what is or could be used.
+    pub features: Vec<&'static str>,
     /// `PLE_SIMD`.
     pub forced: Option<String>,
 }
@@ -125,6 +140,7 @@ pub fn report(s: &Stream) -> Report {
     let simd = Simd {
         used: s.host().map(|pool| pool.isa().to_string()),
         available: Isa::all().iter().map(ToString::to_string).collect(),
+        features: host::features(&read_to_string("/proc/cpuinfo").unwrap_or_default()),
         forced: std::env::var("PLE_SIMD").ok(),
     };
     let mut report = Report {
@@ -133,8 +149,13 @@ pub fn report(s: &Stream) -> Report {
         device,
         simd,
         processors: std::thread::available_parallelism().map_or(1, usize::from),
+        cores: host::cores(Path::new("/sys/devices/system/cpu")),
+        caches: host::caches(Path::new("/sys/devices/system/cpu/cpu0")),
         memory: system::memory(),
         open_files: system::open_files(),
+        limits: host::limits(&read_to_string("/proc/self/limits").unwrap_or_default()),
+        disk: std::env::current_dir().ok().and_then(|folder| host::disk(&folder)),
+        variables: host::variables(std::env::vars_os().map(|(name, value)| (lossy(name), lossy(value)))),
         libraries: runtime::probe::libraries().into_iter().map(cuda).chain([ascend(ascendcl::probe())]).collect(),
         model_cache: model_cache(|name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from)),
         shared: std::env::var_os("PLE_SHARED").map(|path| folder(PathBuf::from(path), Some("PLE_SHARED"))),
@@ -155,6 +176,10 @@ impl Report {
     pub fn text(&self) -> String {
         self.to_string()
     }
+}
+
+fn lossy(text: std::ffi::OsString) -> String {
+    text.to_string_lossy().into_owned()
 }
 
 fn cuda(found: runtime::probe::Found) -> Library {

@@ -8,41 +8,42 @@ use std::io::Write;
 use std::panic::catch_unwind;
 use std::process::ExitCode;
 
-const USAGE: &str = "ple: Progressively Label Enhancement
+/// Every command with a line on it.
+fn usage() -> String {
+    let line = |c: Command| format!("  {:<12} {}\n", c.name(), c.about());
+    format!(
+        "ple: Progressively Label Enhancement\n\nUsage: ple COMMAND [--key value ...] [--config FILE]\n\nCommands:\n{}\n\
+         `ple COMMAND --help` lists a command's settings.",
+        Command::ALL.map(line).concat()
+    )
+}
 
-Usage: ple COMMAND [--key value ...] [--config FILE]
-
-Commands:
-  train     PLE: sample, score, label, train
-  sft       supervised fine-tuning
-  generate  answers to the queries of a file
-  score     rewards of given answers
-  logprob   per-token log-probabilities of given completions
-  report    a page on runs: ple report RUN...
-  demo      the whole way on a small model made on the spot, about a minute, no downloads
-  doctor    what this machine has
-
-`ple COMMAND --help` lists a command's settings.";
-
-fn run(argv: &[String]) -> Result<(), Error> {
+/// The exit code of what went right.
+fn run(argv: &[String]) -> Result<ExitCode, Error> {
+    let done = |()| ExitCode::SUCCESS;
     let Some((name, rest)) = argv.split_first() else {
-        return Err(Error::Usage(format!("wanted a command\n\n{USAGE}")));
+        return Err(Error::Usage(format!("wanted a command\n\n{}", usage())));
     };
     if matches!(name.as_str(), "-h" | "--help" | "help") {
-        return log::print(&format!("{USAGE}\n"));
+        return log::print(&format!("{}\n", usage())).map(done);
     }
     if matches!(name.as_str(), "-V" | "--version") {
-        return log::print(concat!("ple ", env!("CARGO_PKG_VERSION"), "\n"));
+        return log::print(concat!("ple ", env!("CARGO_PKG_VERSION"), "\n")).map(done);
     }
     let which = Command::named(name)?;
+    match which {
+        Command::Config => return command::config::run(rest).map(done),
+        Command::Completions => return command::completions::run(rest).map(done),
+        _ => {}
+    }
     if rest.iter().any(|a| a == "--help" || a == "-h") {
-        return log::print(&format!("{}\n", config::help(which)));
+        return log::print(&format!("{}\n", config::help(which))).map(done);
     }
     if which == Command::Doctor {
         let json = rest.iter().any(|a| a == "--json");
         let rest: Vec<String> = rest.iter().filter(|a| *a != "--json").cloned().collect();
         let report = doctor::report(&open::stream(&Config::parse(which, &rest)?)?);
-        return log::print(&if json { format!("{:#}\n", report.json()) } else { report.text() });
+        return log::print(&if json { format!("{:#}\n", report.json()) } else { report.text() }).map(done);
     }
     let c = Config::parse(which, rest)?;
     interrupt::install();
@@ -54,8 +55,10 @@ fn run(argv: &[String]) -> Result<(), Error> {
         Command::Logprob => command::logprob::run(&c),
         Command::Report => command::report::run(&c),
         Command::Demo => command::demo::run(&c),
-        Command::Doctor => Ok(()),
+        Command::Diff => return command::diff::run(&c).map(|same| if same { done(()) } else { ExitCode::FAILURE }),
+        Command::Doctor | Command::Config | Command::Completions => Ok(()),
     }
+    .map(done)
 }
 
 /// The arguments after the program's name.
@@ -76,7 +79,7 @@ fn main() -> ExitCode {
         std::panic::set_hook(Box::new(|_| {}));
     }
     match catch_unwind(|| arguments().and_then(|argv| run(&argv))) {
-        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Ok(code)) => code,
         Ok(Err(error)) => {
             let _ = writeln!(std::io::stderr(), "ple: {error}");
             ExitCode::from(error.exit_code() as u8)

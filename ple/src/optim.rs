@@ -1,12 +1,15 @@
 //! Learning-rate schedules, equal to transformers' (`optimization.py`): a pure function of the step, counted from 0. The first
-//! step under a warm-up has rate 0.
+//! step under a warm-up has rate 0. AdamW over one arena, and its state on disk.
 
-use crate::Result;
 use crate::config::{Config, Scheduler};
+use crate::{Error, Result};
 use kernels::adamw;
-use runtime::{Buffer, Stream, View};
+use model::lora::Tensor;
+use model::weights::{Checkpoint, write_with_metadata};
+use runtime::{Buffer, DType, Stream, View};
 use std::f64::consts::PI;
 use std::ops::Range;
+use std::path::Path;
 
 /// A schedule over a run of known length.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -116,6 +119,52 @@ impl Optimizer {
             adamw::step(s, p, self.m.view(), self.v.view(), g, &params)?;
         }
         Ok((norm, lr))
+    }
+
+    /// Writes the state as safetensors: `m.NAME` and `v.NAME` for every tensor of the arena, its elements as they lie there, and
+    /// `steps` in the metadata. Rate and schedule are the settings'.
+    pub fn save(&self, s: &Stream, tensors: &[Tensor], path: &Path) -> Result<()> {
+        let mut moments = Vec::with_capacity(2 * tensors.len());
+        for (name, buffer, t) in self.moments(tensors) {
+            let mut values = vec![0.0f32; t.region.len()];
+            buffer.view().slice(t.region.words())?.read(s, &mut values)?;
+            moments.push((name, values));
+        }
+        let rows = moments.iter().map(|(name, x)| (name.clone(), DType::F32, vec![x.len()], bytemuck::cast_slice(x)));
+        Ok(write_with_metadata(path, &[("steps", self.steps.to_string())], &rows.collect::<Vec<_>>())?)
+    }
+
+    /// The reverse of [`Optimizer::save`], over the same tensors. A file that holds other tensors, lengths or dtypes is an error
+    /// and nothing is changed.
+    pub fn restore(&mut self, s: &Stream, tensors: &[Tensor], path: &Path) -> Result<()> {
+        let file = Checkpoint::open_file(path)?;
+        let steps = file.metadata("steps").and_then(|steps| steps.parse().ok());
+        let Some(steps) = steps else {
+            let got = file.metadata("steps").unwrap_or("nothing");
+            return Err(Error::file(path, format!("__metadata__: steps: wanted a whole number, got {got}")));
+        };
+        let mut moments = Vec::with_capacity(2 * tensors.len());
+        for (name, buffer, t) in self.moments(tensors) {
+            let data = file.tensor(&name)?;
+            if data.dtype != DType::F32 || data.shape != [t.region.len()] {
+                let (wanted, dtype, shape) = (t.region.len(), data.dtype, data.shape);
+                return Err(Error::file(path, format!("tensor {name:?}: wanted f32 [{wanted}], got {dtype} {shape:?}")));
+            }
+            moments.push((buffer.view().slice(t.region.words())?, data.to_f32()));
+        }
+        let (wanted, got) = (moments.len(), file.names().count());
+        if wanted != got {
+            return Err(Error::file(path, format!("wanted {wanted} tensors, two for each that is trained, got {got}")));
+        }
+        moments.iter().try_for_each(|(view, values)| view.write(s, values))?;
+        self.steps = steps;
+        Ok(())
+    }
+
+    /// Name on disk, buffer and tensor of every moment.
+    fn moments<'a>(&'a self, tensors: &'a [Tensor]) -> impl Iterator<Item = (String, &'a Buffer<f32>, &'a Tensor)> {
+        let both = |t: &'a Tensor| [("m", &self.m), ("v", &self.v)].map(|(which, b)| (format!("{which}.{}", t.name), b, t));
+        tensors.iter().flat_map(both)
     }
 }
 

@@ -37,7 +37,7 @@ fn an_argument_of_other_bytes_is_named() -> Outcome {
 
 #[test]
 fn what_cannot_be_printed_is_an_error_unless_the_reader_has_gone() -> Outcome {
-    for arguments in ["--help", "--version", "sft --help", "doctor", "doctor --json"] {
+    for arguments in ["--help", "--version", "sft --help", "doctor", "doctor --json", "config show", "completions bash"] {
         let out = ple(arguments).stdout(full()?).output()?;
         let said = String::from_utf8(out.stderr)?;
         assert_eq!(out.status.code(), Some(3), "{arguments}: {said}");
@@ -46,6 +46,31 @@ fn what_cannot_be_printed_is_an_error_unless_the_reader_has_gone() -> Outcome {
     }
     // With no place for its error either, the exit code still tells.
     assert_eq!(ple("nothing").stderr(full()?).status()?.code(), Some(2));
+    Ok(())
+}
+
+/// What `ple config show` prints, `ple config check` takes; a key of another command is told, an unknown one refused.
+#[test]
+fn settings_are_shown_checked_and_translated() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("shown.yaml");
+    let flags = "--model_name_or_path m --dataset_name d --output_dir o --lora_r 3";
+    let shown = ple(&format!("config show --command sft {flags}")).output()?;
+    let text = String::from_utf8(shown.stdout)?;
+    assert!(shown.status.success() && text.contains("lora_r: 3  # --lora_r\n") && !text.contains("not a run"), "{text}");
+    std::fs::write(&path, &text)?;
+    let out = ple("config check").arg(&path).args(["--command", "sft"]).output()?;
+    let said = String::from_utf8(out.stdout)?;
+    assert!(out.status.success() && said.starts_with("ok"), "{said}{}", String::from_utf8_lossy(&out.stderr));
+    let again = ple("config show --command sft --config").arg(&path).output()?;
+    let plain = |text: &str| text.lines().map(|line| line.split("  # ").next().unwrap_or(line).to_string()).collect::<Vec<_>>();
+    assert_eq!(plain(&String::from_utf8(again.stdout)?), plain(&text));
+    std::fs::write(&path, "learning_rate: 1e-4\nbf16: true\nzorg: 1\n")?;
+    let out = ple("config from-trl").arg(&path).output()?;
+    let (text, said) = (String::from_utf8(out.stdout)?, String::from_utf8(out.stderr)?);
+    assert!(text.contains("learning_rate: 0.0001  # line 1\n") && text.contains("bf16: dtype decides"), "{text}");
+    assert!(out.status.code() == Some(2) && said.contains("line 3: zorg: unknown"), "{said}");
+    assert_eq!(ple("config check").arg(&path).output()?.status.code(), Some(2));
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! The program as a user calls it: every command in a process of its own, what it leaves behind, and what it refuses.
 
 mod demo;
+mod diff;
 mod edges;
 mod generates;
 mod program;

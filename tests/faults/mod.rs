@@ -2,7 +2,9 @@
 //! parsers; here are batches, requests, plans, disks and reward commands.
 
 mod batches;
+mod checkpoint;
 mod disks;
+mod killed;
 mod requests;
 #[cfg(unix)]
 mod rewards;

@@ -3,8 +3,9 @@
 use super::wave::{self, From, Wave};
 use super::{Progress, Watch};
 use crate::batch::PrefixId;
-use crate::decode::{DecodeRun, Finished, Sequence};
+use crate::decode::DecodeRun;
 use crate::kv_cache::{KvCache, Path};
+use crate::sequence::{Finished, Sequence};
 use crate::transformer::Transformer;
 use crate::{Error, Result};
 use runtime::Stream;

@@ -3,7 +3,7 @@
 use super::schedule::Schedule;
 use crate::Result;
 use crate::batch::{Batch, Parent, PrefixId};
-use crate::decode::Sequence;
+use crate::sequence::Sequence;
 use kernels::kv_store::PAGE;
 
 /// Tokens in common with a prompt of the same wave that are worth a wave of their own: computing so many costs about as much as one

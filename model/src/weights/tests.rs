@@ -280,7 +280,7 @@ fn damaged_files_never_panic() {
     let (good, mut random, mut read) = (std::fs::read(&path).unwrap(), Lcg(2), 0);
     for _ in 0..3000 {
         let damaged = random.damage(&good);
-        let Ok(entries) = header::read(&path, &damaged) else { continue };
+        let Ok(header::Header { entries, .. }) = header::read(&path, &damaged) else { continue };
         assert!(entries.values().all(|e| e.bytes.end <= damaged.len()));
         read += 1;
     }

@@ -1,6 +1,9 @@
 //! One file per command: settings to a finished run.
 
+pub mod completions;
+pub mod config;
 pub mod demo;
+pub mod diff;
 pub mod generate;
 pub mod logprob;
 pub mod report;

@@ -47,9 +47,10 @@ pub fn read(argv: &[String]) -> Result<(Vec<Given>, Vec<PathBuf>)> {
     Ok((flags, files))
 }
 
-/// `ple report RUN...`: the words before the first flag are its `runs`.
+/// `ple report RUN...`, `ple diff RUN_A RUN_B`: the words before the first flag are its `runs`.
 pub fn folders(command: Command, argv: &[String]) -> (Option<Given>, &[String]) {
-    let count = argv.iter().take_while(|word| command == Command::Report && !word.starts_with("--")).count();
+    let takes = matches!(command, Command::Report | Command::Diff);
+    let count = argv.iter().take_while(|word| takes && !word.starts_with("--")).count();
     let (words, rest) = argv.split_at(count);
     let value: Value = words.iter().cloned().map(Value::String).collect();
     ((count > 0).then(|| Given { name: "runs".into(), value, from: Origin::Flag("runs".into()) }), rest)

@@ -29,7 +29,8 @@ pub fn check(c: &Config) -> Result<()> {
         }),
         Command::Logprob => rows(c),
         Command::Report => ensure(!c.runs.is_empty(), "runs", "the folders of one or more runs", "nothing"),
-        Command::Demo | Command::Doctor => Ok(()),
+        Command::Diff => ensure(c.runs.len() == 2, "runs", "the folders of two runs", c.runs.len()),
+        Command::Demo | Command::Doctor | Command::Config | Command::Completions => Ok(()),
     }
 }
 

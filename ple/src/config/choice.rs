@@ -1,6 +1,6 @@
 //! Keys that hold one of a few words.
 
-use super::field::{Arity, Field};
+use super::field::{Arity, Field, Hint};
 use serde_json::Value;
 
 /// An enum whose variants are spelled in flags and files as given.
@@ -23,6 +23,7 @@ macro_rules! choice {
 
         impl Field for $name {
             const ARITY: Arity = Arity::One;
+            const HINT: Hint = Hint::Words(&[$($text),+]);
             fn wanted() -> String {
                 format!("one of {}", [$($text),+].join(", "))
             }
@@ -183,6 +184,7 @@ pub enum Calib {
 
 impl Field for Calib {
     const ARITY: Arity = Arity::Many;
+    const HINT: Hint = Hint::Words(&["first_iter", "each_iter"]);
     fn wanted() -> String {
         "first_iter, each_iter, or a mean and a standard deviation above 0".into()
     }

@@ -14,10 +14,23 @@ pub enum Arity {
     Many,
 }
 
+/// What a shell may offer for a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hint {
+    /// One of these.
+    Words(&'static [&'static str]),
+    /// Files and folders.
+    Path,
+    /// Nothing.
+    Free,
+}
+
 /// The type of a key. Words of the command line arrive as JSON strings, those of [`Arity::Many`] as an array of them.
 pub trait Field: Sized {
     /// Words of its flag.
     const ARITY: Arity;
+    /// What a shell may offer.
+    const HINT: Hint = Hint::Free;
     /// What a user is told is wanted.
     fn wanted() -> String;
     /// None where the value has another type or is out of range.
@@ -28,6 +41,7 @@ pub trait Field: Sized {
 
 impl Field for bool {
     const ARITY: Arity = Arity::Switch;
+    const HINT: Hint = Hint::Words(&["true", "false"]);
     fn wanted() -> String {
         "true or false".into()
     }
@@ -114,6 +128,7 @@ impl Field for String {
 
 impl Field for PathBuf {
     const ARITY: Arity = Arity::One;
+    const HINT: Hint = Hint::Path;
     fn wanted() -> String {
         "a path".into()
     }
@@ -127,6 +142,7 @@ impl Field for PathBuf {
 
 impl<T: Field> Field for Option<T> {
     const ARITY: Arity = T::ARITY;
+    const HINT: Hint = T::HINT;
     fn wanted() -> String {
         T::wanted()
     }
@@ -140,6 +156,7 @@ impl<T: Field> Field for Option<T> {
 
 impl<T: Field> Field for Vec<T> {
     const ARITY: Arity = Arity::Many;
+    const HINT: Hint = T::HINT;
     fn wanted() -> String {
         format!("a list, each {}", T::wanted())
     }

@@ -1,6 +1,6 @@
 //! What a row of the table of keys is, and the macro that makes struct and table from one list.
 
-use super::field::Arity;
+use super::field::{Arity, Hint};
 use super::{Command, Config};
 use serde_json::Value;
 
@@ -16,6 +16,8 @@ pub struct Key {
     pub commands: u16,
     /// What a user is told is wanted.
     pub wanted: fn() -> String,
+    /// What a shell may offer.
+    pub hint: Hint,
     /// Stores a value; false where it has another type.
     pub set: fn(&mut Config, &Value) -> bool,
     /// The value as JSON.
@@ -26,6 +28,18 @@ impl Key {
     /// Whether `command` reads it.
     pub fn belongs_to(&self, command: Command) -> bool {
         self.commands & command.bit() != 0
+    }
+
+    /// Why `command` does not read it.
+    pub(super) fn foreign(&self, command: Command) -> String {
+        let owners: Vec<_> = Command::ALL.into_iter().filter(|c| self.belongs_to(*c)).map(Command::name).collect();
+        format!("not a setting of `ple {}` (of: {})", command.name(), owners.join(", "))
+    }
+
+    /// Why it cannot have a value.
+    pub(super) fn refusal(&self, value: &Value) -> String {
+        let got: String = value.to_string().chars().take(120).collect();
+        format!("wanted {}, got {got}", (self.wanted)())
     }
 }
 
@@ -60,6 +74,7 @@ macro_rules! keys {
             arity: <$kind as Field>::ARITY,
             commands: $commands,
             wanted: <$kind as Field>::wanted,
+            hint: <$kind as Field>::HINT,
             set: |config, value| <$kind as Field>::read(value).map(|v| config.$name = v).is_some(),
             get: |config| config.$name.write(),
         }),+];

@@ -13,6 +13,7 @@ const GENERATE: u16 = Command::Generate.bit();
 const SCORE: u16 = Command::Score.bit();
 const LOGPROB: u16 = Command::Logprob.bit();
 const REPORT: u16 = Command::Report.bit();
+const DIFF: u16 = Command::Diff.bit();
 const DEMO: u16 = Command::Demo.bit();
 const DOCTOR: u16 = Command::Doctor.bit();
 /// Commands that train.
@@ -25,7 +26,7 @@ const REWARD: u16 = TRAIN | SCORE;
 const MAP: u16 = GENERATE | SCORE | LOGPROB;
 /// Commands that load a model.
 const RUN: u16 = FIT | MAP;
-const ALL: u16 = RUN | REPORT | DEMO | DOCTOR;
+const ALL: u16 = RUN | REPORT | DIFF | DEMO | DOCTOR;
 
 keys! {
     /// Folder of the base model: config.json, weights, tokenizer.
@@ -59,8 +60,8 @@ keys! {
     output_dir: Option<PathBuf> = None, FIT | DEMO;
     /// Ours: the file of results, one line per row (report: the page).
     output_file: Option<PathBuf> = None, MAP | REPORT;
-    /// Ours: folders of runs to report on; may be given without the flag.
-    runs: Vec<PathBuf> = Vec::new(), REPORT;
+    /// Ours: folders of runs to report on (diff: the two to compare); may be given without the flag.
+    runs: Vec<PathBuf> = Vec::new(), REPORT | DIFF;
     /// Tokens of a supervised example; the end is cut off.
     max_length: u32 = 1024, FIT;
     /// Tokens of a query, principle included; a longer one is cut at turn boundaries from the left.

@@ -17,16 +17,21 @@ mod keys;
 pub mod nearest;
 mod other;
 mod preset;
+mod resolve;
 #[cfg(test)]
 mod tests;
+pub mod translate;
+mod yaml;
 
 pub use choice::{Calib, Dtype, Keep, LogFormat, Norm, Rank, Scheduler, Truncated, Tune, Weight, Worse};
-pub use field::{Arity, Field};
+pub use field::{Arity, Field, Hint};
 pub use help::help;
 pub use key::Key;
 pub use keys::{Config, KEYS};
+pub use preset::PRESETS;
+pub use resolve::{Resolved, Source};
 
-/// The commands that read settings.
+/// The commands; all but the last two read settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Supervised fine-tuning.
@@ -41,23 +46,32 @@ pub enum Command {
     Logprob,
     /// A page on finished or running runs.
     Report,
+    /// The first difference between two runs.
+    Diff,
     /// The whole way on a small model made on the spot.
     Demo,
     /// What this machine has.
     Doctor,
+    /// Settings themselves: shown, checked, translated.
+    Config,
+    /// A shell's completions.
+    Completions,
 }
 
 impl Command {
     /// All of them.
-    pub const ALL: [Command; 8] = [
-        Command::Sft,
+    pub const ALL: [Command; 11] = [
         Command::Train,
+        Command::Sft,
         Command::Generate,
         Command::Score,
         Command::Logprob,
         Command::Report,
+        Command::Diff,
         Command::Demo,
         Command::Doctor,
+        Command::Config,
+        Command::Completions,
     ];
 
     /// As typed.
@@ -69,8 +83,28 @@ impl Command {
             Command::Score => "score",
             Command::Logprob => "logprob",
             Command::Report => "report",
+            Command::Diff => "diff",
             Command::Demo => "demo",
             Command::Doctor => "doctor",
+            Command::Config => "config",
+            Command::Completions => "completions",
+        }
+    }
+
+    /// What it does, in a line.
+    pub fn about(self) -> &'static str {
+        match self {
+            Command::Train => "PLE: sample, score, label, train",
+            Command::Sft => "supervised fine-tuning",
+            Command::Generate => "answers to the queries of a file",
+            Command::Score => "rewards of given answers",
+            Command::Logprob => "per-token log-probabilities of given completions",
+            Command::Report => "a page on runs: ple report RUN...",
+            Command::Diff => "the first difference between two runs: ple diff RUN_A RUN_B (exit code 1 if there is one)",
+            Command::Demo => "the whole way on a small model made on the spot, about a minute, no downloads",
+            Command::Doctor => "what this machine has",
+            Command::Config => "settings: ple config show | check FILE... | from-trl FILE",
+            Command::Completions => "for a shell: ple completions bash | zsh | fish",
         }
     }
 
@@ -134,61 +168,44 @@ pub struct Given {
 impl Config {
     /// Settings of `command` from its arguments (without program and command name).
     pub fn parse(command: Command, argv: &[String]) -> Result<Config> {
-        let (folders, argv) = argv::folders(command, argv);
-        let (flags, files) = argv::read(argv)?;
-        let mut given: Vec<Given> = folders.into_iter().collect();
-        for path in &files {
-            given.extend(file::read(path)?);
+        let Resolved { config, faults, .. } = Resolved::read(command, argv)?;
+        match faults.into_iter().next() {
+            Some(fault) => Err(fault),
+            None => config.check().map(|()| config),
         }
-        given.extend(flags);
-        let mut config = Config::defaults(command);
-        let mut notes = Vec::new();
-        for one in given.iter_mut() {
-            if let Some((old, new)) = other::RENAMED.iter().find(|(old, _)| *old == one.name) {
-                notes.push(format!("{}: {old} is called {new}", one.from));
-                one.name = (*new).to_string();
-            }
-        }
-        for one in given.iter().filter(|g| g.name == "preset") {
-            config.apply(one)?;
-        }
-        preset::apply(&mut config)?;
-        config.notes.append(&mut notes);
-        for one in &given {
-            config.apply(one)?;
-        }
-        check::check(&config)?;
-        Ok(config)
     }
 
-    /// Stores one value, or notes why not.
-    fn apply(&mut self, given: &Given) -> Result<()> {
+    /// What the settings must satisfy together.
+    pub fn check(&self) -> Result<()> {
+        check::check(self)
+    }
+
+    /// Stores one value and names its key, or notes why not.
+    fn apply(&mut self, given: &Given) -> Result<Option<&'static str>> {
         let Some(key) = KEYS.iter().find(|k| k.name == given.name) else {
             if other::knows(&given.name) {
                 self.notes.extend(other::judge(given)?);
-                return Ok(());
+                return Ok(None);
             }
             return Err(other::unknown(&given.from, &given.name, &KEYS.iter().map(|k| k.name).collect::<Vec<_>>()));
         };
         if !key.belongs_to(self.command) {
-            let owners: Vec<_> = Command::ALL.into_iter().filter(|c| key.belongs_to(*c)).map(Command::name).collect();
-            let text = format!("{}: not a setting of `ple {}` (of: {})", given.from, self.command.name(), owners.join(", "));
+            let text = format!("{}: {}", given.from, key.foreign(self.command));
             return match given.from {
                 Origin::Flag(_) => Err(Error::Usage(text)),
                 Origin::File { .. } => {
                     self.notes.push(text);
-                    Ok(())
+                    Ok(None)
                 }
             };
         }
         if !(key.set)(self, &given.value) {
-            let got: String = given.value.to_string().chars().take(120).collect();
-            return Err(Error::Usage(format!("{}: wanted {}, got {got}", given.from, (key.wanted)())));
+            return Err(Error::Usage(format!("{}: {}", given.from, key.refusal(&given.value))));
         }
         if !self.given.contains(&key.name) {
             self.given.push(key.name);
         }
-        Ok(())
+        Ok(Some(key.name))
     }
 
     /// The effective settings of this command, by name.

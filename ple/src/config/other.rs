@@ -1,7 +1,7 @@
 //! Keys of TRL and transformers that have no effect here: accepted with a line, or accepted with one value only and refused by
 //! name otherwise.
 
-use super::{Arity, Given, nearest::nearest};
+use super::{Arity, Given, KEYS, nearest::nearest};
 use crate::{Error, Result};
 use serde_json::Value;
 
@@ -39,6 +39,20 @@ const RULES: &[(&str, Rule)] = &[
     ("log_completions", Ignored("completions are always written")),
     ("shuffle_dataset", Ignored("rows are always shuffled")),
     ("env", Ignored("environment variables are set outside")),
+    ("overwrite_output_dir", Ignored("files of an earlier run are replaced")),
+    ("do_train", Ignored("the command says what is done")),
+    ("do_eval", Ignored("the command says what is done")),
+    ("logging_dir", Ignored("the log lies in output_dir")),
+    ("disable_tqdm", Ignored("quiet decides")),
+    ("use_cpu", Ignored("device decides")),
+    ("tf32", Ignored("there is one precision per device")),
+    ("group_by_length", Ignored("sequences are packed, whatever their lengths")),
+    ("average_tokens_across_devices", Ignored("there is one process")),
+    ("torch_empty_cache_steps", Ignored("memory is planned")),
+    ("pad_token", Ignored("there is no padding")),
+    ("num_completions_to_print", Ignored("completions are written to files")),
+    ("dataset_test_split", Ignored("a dataset is a file; eval_dataset_name names the held-out one")),
+    ("dataset_streaming", Ignored("rows are read here")),
     ("lora_task_type", Ignored("it is CAUSAL_LM")),
     ("trust_remote_code", Only(OFF, "there is no code to trust")),
     ("use_dora", Only(OFF, "DoRA is not supported")),
@@ -49,6 +63,11 @@ const RULES: &[(&str, Rule)] = &[
     ("quantization_config", Only(&[], "quantisation is not supported")),
     ("fp16", Only(OFF, "mixed f16 training with loss scaling is not supported; dtype float16 stores the base so")),
     ("use_peft", Only(ON, "tune full trains all weights")),
+    ("dataset_config", Only(&[], "a dataset is a file")),
+    ("dataset_train_split", Only(&["train"], "a dataset is a file: name that of the split")),
+    ("dataset_text_field", Only(&["text"], "rows of text have the field text")),
+    ("model_revision", Only(&["main"], "a model is a folder: fetch that revision")),
+    ("auto_find_batch_size", Only(OFF, "a batch that does not fit is an error before the run")),
     ("optim", Only(&["adamw_torch", "adamw_torch_fused", "adamw_hf"], "the optimizer is AdamW")),
     ("truncation_mode", Only(&["keep_start"], "the end is cut off")),
     ("eval_strategy", Only(&["no", "steps"], "eval_steps decides")),
@@ -78,6 +97,7 @@ pub const RENAMED: &[(&str, &str)] = &[
     ("ple_preset", "preset"),
     ("max_seq_length", "max_length"),
     ("torch_dtype", "dtype"),
+    ("reward_model_path", "reward_model_name_or_path"),
     ("max_new_tokens", "max_completion_length"),
 ];
 
@@ -108,21 +128,31 @@ fn rule(name: &str) -> Option<&'static Rule> {
     RULES.iter().find(|(n, _)| *n == name).map(|(_, rule)| rule)
 }
 
-/// The line for an ignored key, or the refusal.
-pub fn judge(given: &Given) -> Result<Option<String>> {
-    let why = match rule(&given.name) {
+/// Why a key is ignored, None where its value changes nothing, or why it is refused.
+pub fn verdict(given: &Given) -> std::result::Result<Option<&'static str>, String> {
+    match rule(&given.name) {
         Some(Only(values, why)) => {
             let value = spelling(&given.value);
             if given.value.is_null() || values.iter().any(|v| v.eq_ignore_ascii_case(&value)) {
                 return Ok(None);
             }
             let accepted = if values.is_empty() { String::new() } else { format!(" (accepted: {})", values.join(", ")) };
-            return Err(Error::Usage(format!("{}: {value} is refused: {why}{accepted}", given.from)));
+            Err(format!("{value} is refused: {why}{accepted}"))
         }
-        Some(Ignored(why)) => why,
-        None => PREFIXES.iter().find(|(p, _)| given.name.starts_with(p)).map_or("", |(_, why)| why),
-    };
-    Ok(Some(format!("{}: ignored: {why}", given.from)))
+        Some(Ignored(why)) => Ok(Some(why)),
+        None => Ok(Some(PREFIXES.iter().find(|(p, _)| given.name.starts_with(p)).map_or("", |(_, why)| why))),
+    }
+}
+
+/// The line for an ignored key, or the refusal.
+pub fn judge(given: &Given) -> Result<Option<String>> {
+    let why = verdict(given).map_err(|why| Error::Usage(format!("{}: {why}", given.from)))?;
+    Ok(why.map(|why| format!("{}: ignored: {why}", given.from)))
+}
+
+/// The known key nearest to a name that nothing knows.
+pub fn near(name: &str) -> &'static str {
+    nearest(name, KEYS.iter().map(|k| k.name).chain(RULES.iter().map(|(n, _)| *n)))
 }
 
 /// The error for a name that nothing knows.

@@ -1,6 +1,8 @@
 //! Rules: what in a report wants mending, and how.
 
+use super::host::{LIMITS, VARIABLES};
 use super::{Library, Report};
+use crate::config::nearest::nearest;
 use serde::Serialize;
 use std::path::Path;
 
@@ -17,6 +19,8 @@ pub struct Finding {
 const LITTLE_MEMORY: u64 = 1 << 30;
 /// A run keeps a few dozen files open: shards, data, logs.
 const FEW_FILES: u64 = 256;
+/// A checkpoint of a small model with its optimizer, and room for the next before the last one goes.
+const LITTLE_DISK: u64 = 1 << 30;
 
 /// Every rule, most important first.
 pub(super) fn of(r: &Report) -> Vec<Finding> {
@@ -24,6 +28,9 @@ pub(super) fn of(r: &Report) -> Vec<Finding> {
     let mut add = |what: String, fix: String| found.push(Finding { what, fix });
     instructions(r, &mut add);
     host(r, &mut add);
+    limits(r, &mut add);
+    disk(r, &mut add);
+    variables(r, &mut add);
     r.libraries.iter().for_each(|library| loading(library, &mut add));
     cuda(r, &mut add);
     folders(r, &mut add);
@@ -59,6 +66,47 @@ fn host(r: &Report, add: &mut impl FnMut(String, String)) {
     }
     if let Some(soft) = r.open_files.and_then(|files| files.soft).filter(|soft| *soft < FEW_FILES) {
         add(format!("{soft} files may be open at a time"), "ulimit -n 1024".into());
+    }
+}
+
+/// Limits below what a run may come to need; what it needs in fact depends on the model.
+fn limits(r: &Report, add: &mut impl FnMut(String, String)) {
+    for limit in &r.limits {
+        let letter = LIMITS.iter().find(|(name, _)| *name == limit.name).map_or('a', |(_, letter)| *letter);
+        let mib = limit.soft >> 20;
+        let what = match limit.name {
+            "cpu time" => format!("the system ends this process after {} s of processor time", limit.soft),
+            "file size" if limit.soft < LITTLE_DISK => format!("a file may grow to {} KiB only", limit.soft >> 10),
+            "data size" | "address space" if limit.soft < r.memory.total => format!("{} is limited to {mib} MiB", limit.name),
+            "processes" if limit.soft < u64::from(r.device.cores) + 64 => {
+                format!("{} processes and threads are allowed", limit.soft)
+            }
+            _ => continue,
+        };
+        let raised = match (limit.name, limit.hard) {
+            (_, None) => "unlimited".to_string(),
+            // `ulimit` counts these in KiB.
+            ("file size" | "data size" | "address space", Some(hard)) => (hard >> 10).to_string(),
+            (_, Some(hard)) => hard.to_string(),
+        };
+        let fixed = limit.hard == Some(limit.soft);
+        add(what, if fixed { "have the administrator raise this limit".into() } else { format!("ulimit -{letter} {raised}") });
+    }
+}
+
+fn disk(r: &Report, add: &mut impl FnMut(String, String)) {
+    let Some(disk) = &r.disk else { return };
+    if disk.read_only {
+        add(format!("{} is read-only", disk.path), "go to a folder that can be written, or give output_dir one".into());
+    } else if disk.free < LITTLE_DISK {
+        add(format!("{} MiB are free in {}", disk.free >> 20, disk.path), "free some, or give output_dir another disk".into());
+    }
+}
+
+fn variables(r: &Report, add: &mut impl FnMut(String, String)) {
+    for variable in r.variables.iter().filter(|variable| variable.effect.is_none()) {
+        let near = nearest(&variable.name, VARIABLES.map(|(name, _)| name));
+        add(format!("{} is set and nothing reads it", variable.name), format!("unset it; the nearest known is {near}"));
     }
 }
 

@@ -1,6 +1,6 @@
 //! The text form of a report: one line per fact, two per finding.
 
-use super::{Folder, Library, Report};
+use super::{Cache, Disk, Folder, Library, Limit, Report, Variable};
 use std::fmt::{Display, Formatter, Result};
 
 /// Bytes as GiB with one digit.
@@ -16,12 +16,18 @@ impl Display for Report {
         let forced = self.simd.forced.as_ref().map_or("PLE_SIMD not set".to_string(), |v| format!("PLE_SIMD={v}"));
         let used = self.simd.used.as_deref().unwrap_or("none");
         line("instructions", format!("{used} of {} ({forced})", self.simd.available.join(", ")))?;
-        line("threads", format!("{} on {} processors", self.device.cores, self.processors))?;
+        line("features", or_none(&self.simd.features, |feature| (*feature).to_string()))?;
+        let cores = self.cores.map_or(String::new(), |n| format!(", {n} cores"));
+        line("threads", format!("{} on {} processors{cores}", self.device.cores, self.processors))?;
+        line("caches", or_none(&self.caches, cache))?;
         let limit = self.memory.limit.map_or(String::new(), |limit| format!(", limited to {}", gib(limit)));
         line("memory", format!("{} of {} available{limit}", gib(self.memory.available), gib(self.memory.total)))?;
         let files = |limit: Option<u64>| limit.map_or("unlimited".to_string(), |n| n.to_string());
         let open = self.open_files.map(|l| format!("{} (at most {})", files(l.soft), files(l.hard)));
         line("open files", open.unwrap_or_else(|| "unknown".to_string()))?;
+        line("limits", or_none(&self.limits, bound))?;
+        line("disk", self.disk.as_ref().map_or("unknown".to_string(), disk))?;
+        line("variables", or_none(&self.variables, variable))?;
         for library in &self.libraries {
             line(&library.name, describe(library))?;
         }
@@ -33,6 +39,34 @@ impl Display for Report {
         }
         Ok(())
     }
+}
+
+/// A list on one line.
+fn or_none<T>(items: &[T], text: impl Fn(&T) -> String) -> String {
+    if items.is_empty() { "none".to_string() } else { items.iter().map(text).collect::<Vec<_>>().join(", ") }
+}
+
+fn cache(cache: &Cache) -> String {
+    let kind = match cache.kind.as_str() {
+        "Data" => "d",
+        "Instruction" => "i",
+        _ => "",
+    };
+    format!("L{}{kind} {} KiB", cache.level, cache.bytes >> 10)
+}
+
+fn bound(limit: &Limit) -> String {
+    let hard = limit.hard.map_or("unlimited".to_string(), |hard| hard.to_string());
+    format!("{} {} (at most {hard})", limit.name, limit.soft)
+}
+
+fn disk(disk: &Disk) -> String {
+    let fault = if disk.read_only { ", read-only" } else { "" };
+    format!("{} of {} free in {}{fault}", gib(disk.free), gib(disk.total), disk.path)
+}
+
+fn variable(variable: &Variable) -> String {
+    format!("{}={}", variable.name, variable.value)
 }
 
 fn place(folder: &Folder) -> String {

@@ -57,6 +57,8 @@ fn flags_of_ple() -> Result<()> {
         ("--ple_rank hing", &["--ple_rank: wanted", "hinge", "hing"]),
         ("--ple_iters 0", &["ple_iters: wanted at least 1"]),
         ("--max_completion_length 512", &["max_completion_length: wanted below the model's 512 positions"]),
+        ("--kv_cache_tokens 100", &["kv_cache_tokens: wanted 0 or at least", "got 100"]),
+        ("--max_num_seqs 0", &["max_num_seqs: wanted at least 1"]),
         ("--temperature -1", &["temperature: wanted above 0", "-1"]),
         ("--temperature 1e300", &["temperature: wanted above 0", "f32"]),
         ("--temperature 1e-300", &["temperature: wanted above 0", "f32"]),

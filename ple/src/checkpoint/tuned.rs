@@ -1,7 +1,8 @@
-//! What a run leaves behind: an adapter folder that PEFT loads, or a model folder that transformers loads.
+//! What was tuned, as a folder: an adapter that PEFT loads, or a model that transformers loads; written and taken back.
 
+use crate::digest::Hasher;
 use crate::{Error, Result};
-use model::{Adapter, Transformer, Tune};
+use model::{Adapter, Transformer, Tune, adapter, weights};
 use runtime::{Stream, host};
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -44,16 +45,45 @@ pub fn save(s: &Stream, model: &Transformer, tune: Tune, base: &Path, folder: &P
     }
 }
 
+/// The reverse of [`save`], in place: the model keeps its arenas, and its tuned numbers become those of the folder.
+pub fn restore_tuned(s: &Stream, model: &Transformer, tune: Tune, folder: &Path) -> Result<()> {
+    match tune {
+        Tune::Lora(slot) => {
+            let lora = model.slot(Adapter::Slot(slot))?.ok_or_else(|| Error::Usage("no adapter to restore".into()))?;
+            Ok(lora.reload(s, &adapter::Adapter::load(folder, &model.modules())?)?)
+        }
+        Tune::Full => Ok(model.base().reload(s, &model.config, &weights::Checkpoint::open(folder)?)?),
+    }
+}
+
+/// SHA-256 of the names and numbers of what is tuned: two policies on one base are the same if and only if these are.
+pub fn fingerprint(s: &Stream, model: &Transformer, tune: Tune) -> Result<String> {
+    let mut hasher = Hasher::default();
+    each(s, model, tune, |name, values| {
+        hasher.update(name.as_bytes());
+        hasher.update(&(values.len() as u64).to_le_bytes());
+        values.iter().for_each(|v| hasher.update(&v.to_le_bytes()));
+        Ok(())
+    })?;
+    Ok(hasher.hex())
+}
+
 /// Stops where a tuned tensor is not finite: what a step has broken replaces nothing that was saved before.
 fn finite(s: &Stream, model: &Transformer, tune: Tune) -> Result<()> {
+    each(s, model, tune, |name, values| match values.iter().find(|v| !v.is_finite()) {
+        Some(bad) => Err(Error::Numeric(format!("{name}: wanted finite parameters, got {bad}; nothing was saved"))),
+        None => Ok(()),
+    })
+}
+
+/// Every tuned tensor, in arena order.
+fn each(s: &Stream, model: &Transformer, tune: Tune, mut look: impl FnMut(&str, &[f32]) -> Result<()>) -> Result<()> {
     let (arena, tensors) = model.trained(tune)?;
     let mut values = Vec::new();
     for tensor in tensors {
         values.resize(tensor.region.len(), 0.0f32);
         arena.view(tensor.region)?.read(s, &mut values)?;
-        if let Some(bad) = values.iter().find(|v| !v.is_finite()) {
-            return Err(Error::Numeric(format!("{}: wanted finite parameters, got {bad}; nothing was saved", tensor.name)));
-        }
+        look(&tensor.name, &values)?;
     }
     Ok(())
 }
@@ -87,7 +117,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::{AdapterConfig, Lora, Targets, adapter};
+    use model::{AdapterConfig, Lora, Targets};
 
     const MODEL: &str = r#"{"model_type": "llama", "vocab_size": 16, "hidden_size": 8, "intermediate_size": 16,
         "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "hidden_act": "silu", "eos_token_id": 2,
