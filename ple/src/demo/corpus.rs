@@ -67,7 +67,7 @@ fn write(path: &Path, rows: impl Iterator<Item = Value>) -> Result<()> {
 pub fn files(folder: &Path, seed: u64, sizes: Sizes) -> Result<()> {
     let held_out = remarks(seed, Stream::HeldOut, sizes.held_out, &HashSet::new(), true, |_| EVEN);
     let taken: HashSet<String> = held_out.iter().map(|(opening, _)| opening.clone()).collect();
-    let guided = |i: u32| i % GUIDED_EVERY == 0;
+    let guided = |i: u32| i.is_multiple_of(GUIDED_EVERY);
     let base = remarks(seed, Stream::Base, sizes.base, &taken, false, |i| if guided(i) { KIND } else { EVEN });
     let text = |(i, (opening, body)): (usize, (String, String))| match guided(i as u32) {
         true => json!({ "text": format!("{PRINCIPLE}\n\n{opening}{body}") }),

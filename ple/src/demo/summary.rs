@@ -67,9 +67,10 @@ impl Summary {
 
     /// Its numbers by name, as `summary.json` holds them.
     pub fn fields(&self) -> Vec<(String, f64)> {
-        let columns: [(&str, fn(&Measured) -> f64); 4] =
+        type Column = (&'static str, fn(&Measured) -> f64);
+        let columns: [Column; 4] =
             [("reward", |m| m.reward), ("ppl", |m| m.ppl), ("distinct2", |m| m.distinct2), ("length", |m| m.length)];
-        let named = |(column, of): (&str, fn(&Measured) -> f64)| {
+        let named = |(column, of): Column| {
             let column = column.to_string();
             NAMES.iter().zip(self.measured).map(move |(name, m)| (format!("{column}_{name}"), of(&m)))
         };

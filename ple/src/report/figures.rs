@@ -136,5 +136,5 @@ pub fn comparison(ple: &Run, raft: &Run) -> String {
 
 /// The same as a file of its own, in the colours of the page's `:root`.
 pub fn comparison_file(ple: &Run, raft: &Run, colours: &str) -> String {
-    lines_file(&COMPARED, &drawn(compared(ple, raft)), &format!("{colours}{STYLE}"))
+    lines_file(&COMPARED, &drawn(compared(ple, raft)), &format!("{colours}svg{{background:var(--bg)}}{STYLE}"))
 }

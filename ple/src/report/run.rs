@@ -183,6 +183,9 @@ impl Iteration {
     }
 }
 
+/// Row, side and sample of an answer.
+type Key = (u64, u64, u64);
+
 /// What became of a group: the branch of the answers that were trained.
 pub fn label(group: &[Answer]) -> Option<&str> {
     group.iter().find_map(|a| a.branch.as_deref())
@@ -191,7 +194,7 @@ pub fn label(group: &[Answer]) -> Option<&str> {
 /// The answers of an iteration; every group has the sides and samples of the first.
 fn answers(path: &Path) -> Result<Vec<Vec<Answer>>> {
     let mut lines = Lines::open(path)?;
-    let (mut groups, mut keys): (Vec<Vec<Answer>>, Vec<Vec<(u64, u64, u64)>>) = (Vec::new(), Vec::new());
+    let (mut groups, mut keys): (Vec<Vec<Answer>>, Vec<Vec<Key>>) = (Vec::new(), Vec::new());
     let mut last = 0;
     while let Some(line) = lines.next().transpose()? {
         last = line.line;
@@ -232,8 +235,8 @@ fn answers(path: &Path) -> Result<Vec<Vec<Answer>>> {
 }
 
 /// That the last group has the shape of the first.
-fn complete(lines: &Lines, line: u64, keys: &[Vec<(u64, u64, u64)>]) -> Result<()> {
-    let shape = |keys: &Vec<(u64, u64, u64)>| keys.iter().map(|(_, side, sample)| (*side, *sample)).collect::<Vec<_>>();
+fn complete(lines: &Lines, line: u64, keys: &[Vec<Key>]) -> Result<()> {
+    let shape = |keys: &Vec<Key>| keys.iter().map(|(_, side, sample)| (*side, *sample)).collect::<Vec<_>>();
     match (keys.first().map(shape), keys.last().map(shape)) {
         (Some(first), Some(last)) if first != last => {
             Err(lines.error(line, format!("wanted {} answers to each query, got {}: lines are missing", first.len(), last.len())))
