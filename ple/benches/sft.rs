@@ -3,38 +3,19 @@
 
 mod shapes;
 
-use model::{Adapter, AdapterConfig, Lora, Targets, Tune, adapter};
-use ple::config::{Command, Config};
 use ple::method::{Example, sft::Sft};
-use ple::optim::Optimizer;
-use ple::trainer::{Trainer, Workspace};
+use ple::trainer::Workspace;
 use ple::{Result, pack};
-use runtime::{Isa, Stream, comm::Single};
 use serde_json::json;
 
 const BATCH: usize = 8;
 const LENGTH: usize = 256;
 
-fn trainer(name: &str, threads: usize) -> Result<Trainer> {
-    let s = Stream::cpu(threads, Isa::from_env()?);
-    let mut model = shapes::model(&s, name)?;
-    let config = AdapterConfig::new(8, 16.0, Targets::AllLinear);
-    let disk = adapter::Adapter::fresh(config, &model.modules(), 0, kernels::sample::philox)?;
-    let lora = Lora::upload(&s, model.base(), disk)?;
-    let len = lora.arena().flat().len();
-    let slot = model.add_slot(lora)?;
-    debug_assert_eq!(slot, Adapter::Slot(0));
-    let mut c = Config::defaults(Command::Sft);
-    c.learning_rate = 1e-4;
-    let optimizer = Optimizer::new(&s, len, &c, 1000)?;
-    Trainer::new(s, model, Tune::Lora(0), optimizer, Box::new(Single))
-}
-
 fn main() -> Result<()> {
     let name = shapes::argument(0).unwrap_or_else(|| "15m".into());
     let number = |i: usize, default: usize| shapes::argument(i).and_then(|a| a.parse().ok()).unwrap_or(default);
     let (threads, steps) = (number(1, 2), number(2, 4));
-    let mut trainer = trainer(&name, threads)?;
+    let mut trainer = shapes::trainer(&name, threads)?;
     let mut ids = shapes::Ids(1);
     let mut w = Workspace::new(&trainer.stream, &trainer.model, pack::limits(BATCH * LENGTH), None)?;
     let mut times = Vec::new();

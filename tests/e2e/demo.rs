@@ -132,7 +132,7 @@ fn better(summary: &Value) -> Result<()> {
     Ok(())
 }
 
-/// The lines that were printed can be called by hand: the first of them scores the references anew.
+/// What was printed: the gap, the page, and lines whose paths are quoted for a shell.
 fn told(out: &str, demo: &Path) -> Result<()> {
     ensure!(out.contains("logp gap rollout/train 0") && out.contains("report.html"), "{out}");
     let line = out.lines().find(|line| line.trim_start().starts_with("ple logprob")).context("a line of ple logprob")?;

@@ -1,8 +1,14 @@
 //! What the benches share: a Llama of a named shape with random weights, random ids, and the process's peak memory.
 
-use model::Transformer;
+// Each bench reads some of it.
+#![allow(dead_code)]
+
+use model::{Adapter, AdapterConfig, Lora, Targets, Transformer, Tune, adapter};
+use ple::config::{Command, Config};
+use ple::optim::Optimizer;
+use ple::trainer::Trainer;
 use ple::{Error, Result};
-use runtime::Stream;
+use runtime::{Isa, Stream, comm::Single};
 use serde_json::json;
 
 /// `config.json` of a shape.
@@ -31,6 +37,22 @@ pub fn model(s: &Stream, name: &str) -> Result<Transformer> {
     let model = Transformer::fresh(s, &folder, 0)?;
     let _ = std::fs::remove_dir_all(&folder);
     Ok(model)
+}
+
+/// A trainer of a fresh adapter, r 8 on all linears, over such a model.
+pub fn trainer(name: &str, threads: usize) -> Result<Trainer> {
+    let s = Stream::cpu(threads, Isa::from_env()?);
+    let mut model = model(&s, name)?;
+    let config = AdapterConfig::new(8, 16.0, Targets::AllLinear);
+    let disk = adapter::Adapter::fresh(config, &model.modules(), 0, kernels::sample::philox)?;
+    let lora = Lora::upload(&s, model.base(), disk)?;
+    let len = lora.arena().flat().len();
+    let slot = model.add_slot(lora)?;
+    debug_assert_eq!(slot, Adapter::Slot(0));
+    let mut c = Config::defaults(Command::Sft);
+    c.learning_rate = 1e-4;
+    let optimizer = Optimizer::new(&s, len, &c, 1000)?;
+    Trainer::new(s, model, Tune::Lora(0), optimizer, Box::new(Single))
 }
 
 /// Random ids that are no special tokens.

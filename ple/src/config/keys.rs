@@ -197,7 +197,7 @@ keys! {
     /// Factor of the KL term against the reference (estimator k3, per token).
     ple_kl_coef: f64 = 0.0, TRAIN;
 
-    /// Ours: a demo of about 15 seconds instead of 60.
+    /// Ours: a third of the demo.
     quick: bool = false, DEMO;
 
     /// auto, cpu, cuda or cuda:0, ascend or ascend:0.

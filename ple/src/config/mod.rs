@@ -101,7 +101,7 @@ impl Command {
             Command::Logprob => "per-token log-probabilities of given completions",
             Command::Report => "a page on runs: ple report RUN...",
             Command::Diff => "the first difference between two runs: ple diff RUN_A RUN_B (exit code 1 if there is one)",
-            Command::Demo => "the whole way on a small model made on the spot, about a minute, no downloads",
+            Command::Demo => "the whole way on a small model made on the spot, without downloads",
             Command::Doctor => "what this machine has",
             Command::Config => "settings: ple config show | check FILE... | from-trl FILE",
             Command::Completions => "for a shell: ple completions bash | zsh | fish",
