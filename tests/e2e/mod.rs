@@ -8,6 +8,8 @@ mod generates;
 mod program;
 mod refused;
 mod report;
+#[cfg(target_os = "linux")]
+mod resumes;
 mod rewards;
 mod runs;
 mod scores;
