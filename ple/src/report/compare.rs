@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 
 /// Characters of a name that fit beside a chart.
-const NAME: usize = 13;
+const NAME: usize = 11;
 
 /// The part of the page.
 pub fn section(runs: &[Run]) -> String {
