@@ -7,7 +7,7 @@ use super::svg::{Anchor, Svg};
 const WIDTH: f64 = 560.0;
 const HEIGHT: f64 = 250.0;
 const LEFT: f64 = 46.0;
-const RIGHT: f64 = 96.0;
+const RIGHT: f64 = 112.0;
 const TOP: f64 = 26.0;
 const BOTTOM: f64 = 40.0;
 /// Pixels between two names at the right.
