@@ -151,13 +151,12 @@ impl Log {
 
     /// Writes one object without a line for the reader.
     pub fn record(&mut self, row: Map<String, Value>) -> Result<()> {
-        self.telemetry.row(&row)?;
-        let row = Value::Object(row);
-        self.file.write(&row)?;
+        let line = Value::Object(row.clone());
+        self.file.write(&line)?;
         if self.json {
-            tell(&row.to_string());
+            tell(&line.to_string());
         }
-        Ok(())
+        self.telemetry.row(&row)
     }
 
     /// A line for the reader only.
