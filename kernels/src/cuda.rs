@@ -1,6 +1,6 @@
 //! What the launchers of CUDA kernels share, and the list of every kernel with its variants.
 
-use runtime::{Arg, DType, Defines, Kernel, Launch, Result, View, ensure};
+use runtime::{Arg, DType, Defines, Kernel, Launch, Ptr, Result, View, ensure};
 
 /// Threads of a block wherever threads run over elements.
 pub(crate) const BLOCK: u32 = 256;
@@ -34,6 +34,11 @@ pub(crate) fn operand(room: &str, view: View<'_>, dtype: DType) -> Result<Arg<'s
     Ok(Arg::Ptr(view.ptr()))
 }
 
+/// The same for an operand that may be absent: then a null pointer.
+pub(crate) fn optional(room: &str, view: View<'_>, dtype: DType) -> Result<Arg<'static>> {
+    if view.is_empty() { Ok(Arg::Ptr(Ptr(0))) } else { operand(room, view, dtype) }
+}
+
 /// A size that a kernel takes as 32 bits.
 pub(crate) fn size(room: &str, n: usize) -> Result<Arg<'static>> {
     ensure!(u32::try_from(n).is_ok(), "{room}: a size of {n}, wanted at most {}", u32::MAX);
@@ -42,6 +47,9 @@ pub(crate) fn size(room: &str, n: usize) -> Result<Arg<'static>> {
 
 /// Every kernel and variant that a launcher here may ask for.
 pub fn kernels() -> Vec<(Kernel, Defines)> {
-    let plain = crate::swiglu::KERNELS.iter();
-    plain.map(|k| (*k, Defines::default())).collect()
+    let rooms = [&crate::adamw::KERNELS[..], &crate::rms_norm::KERNELS, &crate::rope::KERNELS, &crate::swiglu::KERNELS];
+    let plain = rooms.into_iter().flatten().map(|k| (*k, Defines::default()));
+    let tables = [DType::F32, DType::Bf16, DType::F16].into_iter();
+    let embedding = tables.flat_map(|t| crate::embedding::KERNELS.map(|k| (k, crate::embedding::variant(t))));
+    plain.chain(embedding).collect()
 }
