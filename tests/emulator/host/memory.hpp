@@ -45,18 +45,19 @@ public:
     return p + n <= start + block.bytes;
   }
 
-  // An allocation whose surroundings were written; empty if there is none.
-  std::string overrun() const {
+  // An allocation whose surroundings were written, which are then as before; empty if there is none.
+  std::string overrun() {
     for (auto &[start, block] : blocks) {
-      auto *from = reinterpret_cast<const char *>(start);
-      for (const char *p = block.first; p < from; p++) if (*p != char(0xff)) return "write before" + near(start);
-      for (const char *p = from + block.bytes; p < block.first + block.body; p++)
-        if (*p != char(0xff)) return "write beyond" + near(reinterpret_cast<uint64_t>(p));
+      char *from = reinterpret_cast<char *>(start), *end = block.first + block.body;
+      for (char *p = block.first; p < from; p++)
+        if (*p != char(0xff)) return memset(block.first, 0xff, from - block.first), "write before" + near(start);
+      for (char *p = from + block.bytes; p < end; p++)
+        if (*p != char(0xff)) return memset(p, 0xff, end - p), "write beyond" + near(reinterpret_cast<uint64_t>(p));
     }
     return "";
   }
 
-  // " N bytes beyond an allocation of M bytes", for messages.
+  // Which allocation an address lies in or after, for messages.
   std::string near(uint64_t p) const {
     auto above = blocks.upper_bound(p);
     if (above == blocks.begin()) return " all allocations";
