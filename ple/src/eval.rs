@@ -2,10 +2,19 @@
 
 use std::collections::HashSet;
 
+pub mod best;
+
 /// Arithmetic mean; NaN of nothing.
 pub fn mean(values: impl IntoIterator<Item = f64>) -> f64 {
     let (sum, n) = values.into_iter().fold((0.0, 0u64), |(sum, n), value| (sum + value, n + 1));
     sum / n as f64
+}
+
+/// Mean and (population) standard deviation of the values that are finite.
+pub fn moments(values: &[f64]) -> (f64, f64) {
+    let finite = || values.iter().copied().filter(|v| v.is_finite());
+    let mean = mean(finite());
+    (mean, self::mean(finite().map(|r| (r - mean) * (r - mean))).sqrt())
 }
 
 /// Distinct-n: unique n-grams over all n-grams of all texts together. Words are parted by white space and lower-cased; no

@@ -3,10 +3,15 @@
 use crate::Result;
 use crate::config::{Config, LogFormat};
 use crate::progress::Bars;
+use crate::telemetry::{Telemetry, Trace, TrainerState};
 use serde_json::{Map, Value};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The file's name in a run's folder.
+const NAME: &str = "log.jsonl";
 
 /// A file of JSON lines that is written as the run goes.
 #[derive(Debug)]
@@ -20,6 +25,13 @@ impl Lines {
     pub fn create(path: &Path) -> Result<Lines> {
         let out =
             File::create(path).map_err(|source| runtime::Error::File { path: path.to_path_buf(), action: "create", source })?;
+        Ok(Lines { out: BufWriter::new(out), path: path.to_path_buf() })
+    }
+
+    /// Goes on at the end of the file.
+    pub fn resume(path: &Path) -> Result<Lines> {
+        let out = File::options().append(true).create(true).open(path);
+        let out = out.map_err(|source| runtime::Error::File { path: path.to_path_buf(), action: "open", source })?;
         Ok(Lines { out: BufWriter::new(out), path: path.to_path_buf() })
     }
 
@@ -68,17 +80,59 @@ pub fn probe(path: &Path) -> Result<()> {
 #[derive(Debug)]
 pub struct Log {
     file: Lines,
+    folder: PathBuf,
+    telemetry: Telemetry,
     quiet: bool,
     json: bool,
     /// Bars of its phases; lines are printed beside them.
     pub bars: Bars,
+    /// Times of its phases.
+    pub trace: Arc<Trace>,
 }
 
 impl Log {
-    /// `log.jsonl` in the run's folder. `quiet` keeps the terminal silent, `log_format json` prints the objects themselves.
-    pub fn create(folder: &Path, c: &Config) -> Result<Log> {
-        let (file, json) = (Lines::create(&folder.join("log.jsonl"))?, c.log_format == LogFormat::Json);
-        Ok(Log { file, quiet: c.quiet, json, bars: Bars::new(c) })
+    /// `log.jsonl` in the run's folder, and what `report_to` and `trace` name. `state` is that of a run that begins. `quiet` keeps
+    /// the terminal silent, `log_format json` prints the objects themselves.
+    pub fn create(folder: &Path, c: &Config, state: TrainerState) -> Result<Log> {
+        let telemetry = Telemetry::create(folder, state, &c.report_to)?;
+        Log::over(folder, c, Lines::create(&folder.join(NAME))?, telemetry)
+    }
+
+    /// Goes on from a checkpoint that [`Log::keep`] has written to, once `log.jsonl` is cut to what it had then. `before` are the
+    /// steps of the stages before the one that goes on. A trace begins anew.
+    pub fn resume(folder: &Path, c: &Config, checkpoint: &Path, before: u64) -> Result<Log> {
+        let telemetry = Telemetry::resume(folder, checkpoint, before, &c.report_to)?;
+        Log::over(folder, c, Lines::resume(&folder.join(NAME))?, telemetry)
+    }
+
+    fn over(folder: &Path, c: &Config, file: Lines, telemetry: Telemetry) -> Result<Log> {
+        let trace = c.trace.as_deref().map_or(Ok(Trace::off()), Trace::create)?;
+        let json = c.log_format == LogFormat::Json;
+        Ok(Log { file, folder: folder.into(), telemetry, quiet: c.quiet, json, bars: Bars::new(c), trace: Arc::new(trace) })
+    }
+
+    /// What `trainer_state.json` will say.
+    pub fn state(&mut self) -> &mut TrainerState {
+        &mut self.telemetry.state
+    }
+
+    /// The next stage counts its steps from 1 again.
+    pub fn stage(&mut self) {
+        self.telemetry.stage();
+    }
+
+    /// Writes `trainer_state.json` into a checkpoint's folder.
+    pub fn keep(&mut self, folder: &Path) -> Result<()> {
+        self.telemetry.keep(folder)
+    }
+
+    /// The same into the run's folder, at its end; a trace that broke off is told.
+    pub fn finish(&mut self) -> Result<()> {
+        self.telemetry.keep(&self.folder)?;
+        if let Err(error) = self.trace.finish() {
+            self.say(&format!("note  the trace broke off: {error}"));
+        }
+        Ok(())
     }
 
     /// Writes one object, and `text` for the reader.
@@ -90,6 +144,7 @@ impl Log {
 
     /// Writes one object without a line for the reader.
     pub fn record(&mut self, row: Map<String, Value>) -> Result<()> {
+        self.telemetry.row(&row)?;
         let row = Value::Object(row);
         self.file.write(&row)?;
         if self.json {

@@ -102,6 +102,11 @@ impl Optimizer {
         Optimizer::new(s, self.m.len(), c, total)
     }
 
+    /// Steps of the whole schedule.
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
     /// Steps taken.
     pub fn steps(&self) -> u64 {
         self.steps

@@ -3,6 +3,7 @@
 mod demo;
 mod diff;
 mod edges;
+mod evaluates;
 mod generates;
 mod program;
 mod refused;

@@ -1,7 +1,7 @@
 //! The CPU form: tasks over outputs, never over the reduction.
 
 use super::PARTS;
-use super::gradient::{Columns, Outer};
+use super::gradient::{Columns, Outer, Packed};
 use super::pack::Left;
 use super::parts::{Backward, Forward, Group};
 use super::product::{self, Out};
@@ -15,6 +15,8 @@ const PANELS: usize = 8;
 const OUTPUTS: usize = 8;
 /// Columns of the left operand of one task of a weight gradient at most.
 const INPUTS: usize = 384;
+/// Floats of operands of a weight gradient that are packed once for all tasks, at most; larger ones are packed task by task.
+const SHARED: usize = 16 << 20;
 
 /// y [M, ΣN] =, S [M, ΣR] =.
 pub(crate) fn forward(pool: &Pool, y: &mut [f32], s: &mut [f32], x: &[f32], group: Group<'_>) {
@@ -55,7 +57,7 @@ pub(crate) fn backward_lora(
     for (jobs, module) in jobs.iter_mut().zip(group.modules()) {
         *jobs = if module.rank > 0 { tasks(group.k) + tasks(module.n) } else { 0 };
     }
-    let scratch = group.modules().map(|m| Outer::size(isa, m.rank, width)).max().unwrap_or(0);
+    let scratch = group.modules().map(|m| Outer::size(isa, m.rank, width, false)).max().unwrap_or(0);
     each(pool, jobs, scratch, &|part, job, scratch| {
         let module = group.module(part);
         if job < tasks(group.k) {
@@ -63,7 +65,7 @@ pub(crate) fn backward_lora(
             let left = Columns::new(ds, group.ranks, module.slot, module.rank);
             let right = Columns::new(x, group.k, first, width.min(group.k - first));
             let columns = right.count;
-            Outer { isa, left, right }.run(examples, scratch, &mut |mut t, j, panel| {
+            Outer { isa, left, right, packed: None }.run(examples, scratch, &mut |mut t, j, panel| {
                 t.cols = PANEL.min(columns - panel * PANEL);
                 // SAFETY: rows j.. and these columns of dA exist and are this task's alone; the rest is `Outer`'s promise.
                 unsafe {
@@ -76,7 +78,7 @@ pub(crate) fn backward_lora(
             let left = Columns::new(s, group.ranks, module.slot, module.rank);
             let right = Columns::new(dy, group.n, module.first + first, width.min(module.n - first));
             let columns = right.count;
-            Outer { isa, left, right }.run(examples, scratch, &mut |mut t, j, panel| {
+            Outer { isa, left, right, packed: None }.run(examples, scratch, &mut |mut t, j, panel| {
                 let mut block = [[0f32; PANEL]; 16];
                 (t.out, t.ld) = (block.as_mut_ptr().cast(), PANEL);
                 // SAFETY: a strip has at most 16 rows; the rest is `Outer`'s promise.
@@ -110,13 +112,21 @@ pub(crate) fn backward_weight(
         panels.div_ceil(panels.div_ceil(OUTPUTS).next_multiple_of(pool.threads())) * PANEL
     };
     let jobs = n.map(|n| n.div_ceil(width(n)) * stretches);
-    each(pool, jobs, Outer::size(isa, stretch.min(k), OUTPUTS * PANEL), &|part, job, scratch| {
+    let floats = Packed::size(isa, x.len() / k, k, &n);
+    // Spans that share rows would be packed twice to the same place.
+    let fits = floats <= SHARED && examples.is_sorted();
+    let mut room = pool.shared(if fits { floats } else { 0 });
+    let packed = fits
+        .then(|| Packed::new(pool, &mut room[..floats], (Columns::new(x, k, 0, k), Columns::new(dy, all, 0, all)), &n, examples));
+    each(pool, jobs, Outer::size(isa, stretch.min(k), OUTPUTS * PANEL, packed.is_some()), &|part, job, scratch| {
         let width = width(n[part]);
         let (inputs, first) = (job % stretches * stretch, job / stretches * width);
         let left = Columns::new(x, k, inputs, stretch.min(k - inputs));
         let column = n[..part].iter().sum::<usize>() + first;
         let right = Columns::new(dy, all, column, width.min(n[part] - first));
-        Outer { isa, left, right }.run(examples, scratch, &mut |mut t, i, panel| {
+        let panels = n[..part].iter().map(|n| n.div_ceil(PANEL)).sum::<usize>() + first / PANEL;
+        let packed = packed.map(|p| (p, panels));
+        Outer { isa, left, right, packed }.run(examples, scratch, &mut |mut t, i, panel| {
             // SAFETY: this panel's rows inputs + i.. exist and are this task's alone; lanes beyond N add zero.
             unsafe {
                 (t.out, t.add) = (dw[part].at.add(((first / PANEL + panel) * k + inputs + i) * PANEL), true);

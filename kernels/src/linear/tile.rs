@@ -239,7 +239,8 @@ unsafe fn strip<S: Lanes, T: Stored, const MR: usize, const NV: usize>(t: &Tile,
                 acc[i] = std::array::from_fn(|v| S::load(t.from.add(i * t.from_ld + lane + v * WIDTH)));
             }
         }
-        let mut ahead = t.ahead;
+        // An address of nobody costs a walk through the page tables at every step.
+        let mut ahead = if t.ahead.at.is_null() { Ahead { at: t.out.cast(), step: 0 } } else { t.ahead };
         if t.across == 0 {
             acc = chain::<S, T, MR, NV, 1, MR>(acc, t.a, b.add(lane), t.step, t.len, &mut ahead);
         } else {

@@ -18,6 +18,7 @@ use crate::log::Log;
 use crate::open::Opened;
 use crate::optim::Optimizer;
 use crate::principle::Principle;
+use crate::telemetry::{self, TrainerState};
 use crate::trainer::Trainer;
 use crate::{Error, Result};
 use runtime::{comm::Single, host};
@@ -38,14 +39,10 @@ fn most_steps(c: &Config) -> u64 {
 fn start(c: &Config, opened: &Opened, trainer: &Trainer) -> Result<Log> {
     let folder = required(&c.output_dir, "output_dir")?;
     create_folder(folder)?;
-    let log = Log::create(folder, c)?;
+    let log = Log::create(folder, c, TrainerState::new(c, trainer.optimizer.total(), c.num_train_epochs))?;
     let info = opened_info(trainer);
-    let run = json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "config": c.to_json(),
-        "device": info,
-        "parameters": { "base": trainer.model.base().parameters(), "trainable": trainer.parameters() },
-    });
+    let mut run = telemetry::provenance(c, &trainer.stream);
+    run["parameters"] = json!({ "base": trainer.model.base().parameters(), "trainable": trainer.parameters() });
     host::write_file(&folder.join("run.json"), |out| writeln!(out, "{run:#}"))?;
     c.notes.iter().chain(&trainer.model.config.warnings).chain(&opened.notes).for_each(|note| log.say(&format!("note  {note}")));
     log.say(&format!(

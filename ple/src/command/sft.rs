@@ -3,6 +3,7 @@
 use super::{data_line, required, start};
 use crate::config::Config;
 use crate::data::{self, order};
+use crate::eval::best::Best;
 use crate::log::{self, Log, number};
 use crate::method::{Example, Method, sft::Sft};
 use crate::open::Opened;
@@ -19,6 +20,8 @@ pub struct Rows {
     pub train: Vec<Example>,
     /// Held out; empty if none were given.
     pub eval: Vec<Example>,
+    /// How evaluations are judged, if they are.
+    pub best: Option<Best>,
 }
 
 impl Rows {
@@ -31,7 +34,8 @@ impl Rows {
             tell(data_line(&path.display().to_string(), examples.len(), &dropped));
             Ok(examples)
         };
-        Ok(Rows { train: of(path)?, eval: eval.map(of).transpose()?.unwrap_or_default() })
+        let best = eval.and_then(|_| Best::new(c, opened.tune, &opened.folder));
+        Ok(Rows { train: of(path)?, eval: eval.map(of).transpose()?.unwrap_or_default(), best })
     }
 
     /// Tokens that a micro-batch must hold.
@@ -66,11 +70,18 @@ pub fn run(c: &Config) -> Result<()> {
     let mut w = Workspace::new(&trainer.stream, &trainer.model, limits, None::<Arena>)?;
     let folder = required(&c.output_dir, "output_dir")?;
     let mut save = |trainer: &Trainer, step: u64| -> Result<()> {
-        let target = if step == steps { folder.to_path_buf() } else { folder.join(format!("checkpoint-{step}")) };
+        let target = folder.join(format!("checkpoint-{step}"));
         checkpoint::save(&trainer.stream, &trainer.model, opened.tune, &opened.folder, &target)
     };
     let outcome = stage(c, &mut trainer, &mut w, &rows, steps, &mut log, &mut save);
-    super::unless_interrupted(outcome, c, &opened, &trainer, &log)
+    super::unless_interrupted(outcome, c, &opened, &trainer, &log)?;
+    if let Some(best) = &rows.best {
+        best.load(&trainer, &mut log)?;
+    }
+    if steps > 0 {
+        checkpoint::save(&trainer.stream, &trainer.model, opened.tune, &opened.folder, folder)?;
+    }
+    log.finish()
 }
 
 /// Trains `steps` steps over shuffled rows, evaluating and saving as the settings say.
@@ -83,15 +94,17 @@ pub fn stage(
     log: &mut Log,
     save: &mut dyn FnMut(&Trainer, u64) -> Result<()>,
 ) -> Result<()> {
-    let (start, n) = (Instant::now(), rows.train.len());
+    let (start, n, trace) = (Instant::now(), rows.train.len(), log.trace.clone());
     evaluate(trainer, w, rows, 0, log)?;
     let bar = log.bars.phase("steps", steps as usize);
-    let (mut done, mut epoch, mut tokens) = (0, 0, 0);
-    while done < steps {
+    let (mut done, mut epoch, mut tokens, mut evaluated) = (0, 0, 0, 0);
+    'steps: while done < steps {
         let order = data::shuffle(n as u32, c.seed, epoch, order::ROWS);
         for chunk in order.chunks(c.batch_size()).take((steps - done) as usize) {
             let examples: Vec<&Example> = chunk.iter().map(|&i| &rows.train[i as usize]).collect();
+            let span = trace.span("step").with("step", done + 1);
             let step = trainer.step(w, &Sft, &examples)?;
+            drop(span);
             (done, tokens) = (done + 1, tokens + step.tokens);
             bar.at(done as usize, tokens);
             if done % u64::from(c.logging_steps) == 0 || done == 1 || done == steps {
@@ -99,16 +112,19 @@ pub fn stage(
                 tell(log, &step, done, steps, at.min(epoch as f64 + 1.0), tokens, start)?;
             }
             if c.eval_steps > 0 && done % u64::from(c.eval_steps) == 0 && done < steps {
-                evaluate(trainer, w, rows, done, log)?;
+                evaluated = done;
+                if evaluate(trainer, w, rows, done, log)? {
+                    break 'steps;
+                }
             }
-            if done == steps || (c.save_steps > 0 && done % u64::from(c.save_steps) == 0) {
+            if c.save_steps > 0 && done < steps && done % u64::from(c.save_steps) == 0 {
                 save(trainer, done)?;
             }
         }
         epoch += 1;
     }
     drop(bar);
-    evaluate(trainer, w, rows, done, log)
+    if evaluated < done { evaluate(trainer, w, rows, done, log).map(drop) } else { Ok(()) }
 }
 
 fn tell(log: &mut Log, step: &Step, done: u64, steps: u64, epoch: f64, tokens: usize, start: Instant) -> Result<()> {
@@ -140,11 +156,13 @@ fn tell(log: &mut Log, step: &Step, done: u64, steps: u64, epoch: f64, tokens: u
     Ok(())
 }
 
-/// Held-out loss, where there are held-out rows.
-fn evaluate(trainer: &Trainer, w: &mut Workspace, rows: &Rows, step: u64, log: &mut Log) -> Result<()> {
+/// Held-out loss, where there are held-out rows; true if the training ends with it.
+fn evaluate(trainer: &Trainer, w: &mut Workspace, rows: &Rows, step: u64, log: &mut Log) -> Result<bool> {
     if rows.eval.is_empty() {
-        return Ok(());
+        return Ok(false);
     }
+    let trace = log.trace.clone();
+    let _span = trace.span("eval").with("step", step);
     let examples: Vec<&Example> = rows.eval.iter().collect();
     let (loss, tokens) = logprob::mean_loss(&trainer.stream, &trainer.model, &mut w.acts, trainer.policy, &examples)?;
     if !loss.is_finite() {
@@ -155,5 +173,7 @@ fn evaluate(trainer: &Trainer, w: &mut Workspace, rows: &Rows, step: u64, log: &
     row.insert("eval_loss".into(), number(loss));
     row.insert("eval_perplexity".into(), number(loss.exp()));
     row.insert("eval_tokens".into(), json!(tokens));
-    log.row(row, &format!("eval  step {step} loss {loss:.4} perplexity {:.3}", loss.exp()))
+    log.row(row.clone(), &format!("eval  step {step} loss {loss:.4} perplexity {:.3}", loss.exp()))?;
+    let judged = rows.best.as_ref().filter(|_| step > 0).map(|best| best.judge(&row, trainer, log)).transpose()?;
+    Ok(judged.unwrap_or(false))
 }

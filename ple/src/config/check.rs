@@ -1,6 +1,6 @@
 //! What the settings must satisfy before anything is read (ALGORITHMS §6.7).
 
-use super::{Command, Config, Norm, Rank, Tune, Weight};
+use super::{Command, Config, Norm, Rank, Report, Tune, Weight};
 use crate::reward::{Kind, Spec, funcs, is_unit, weights};
 use crate::{Error, Result};
 
@@ -70,8 +70,29 @@ fn fit(c: &Config) -> Result<()> {
     at_least_0.iter().try_for_each(|(key, x)| ensure(*x >= 0.0, key, "at least 0", x))?;
     let shares = [("warmup_ratio", c.warmup_ratio), ("min_lr_rate", c.min_lr_rate)];
     shares.iter().try_for_each(|(key, x)| ensure((0.0..=1.0).contains(x), key, "from 0 to 1", x))?;
+    evaluation(c)?;
     let decays = [("adam_beta1", c.adam_beta1), ("adam_beta2", c.adam_beta2)];
     decays.iter().try_for_each(|(key, x)| ensure((0.0..1.0).contains(x), key, "from 0 to below 1", x))
+}
+
+/// What is done with evaluations, and where their numbers go.
+fn evaluation(c: &Config) -> Result<()> {
+    let judged = [
+        ("load_best_model_at_end", c.load_best_model_at_end),
+        ("early_stopping_patience", c.early_stopping_patience > 0),
+        ("metric_for_best_model", c.metric_for_best_model.is_some()),
+    ];
+    let held_out = c.eval_dataset_name.is_some();
+    judged.iter().try_for_each(|(key, set)| ensure(held_out || !set, key, "eval_dataset_name beside it", "nothing"))?;
+    let threshold = c.early_stopping_threshold;
+    ensure(threshold >= 0.0, "early_stopping_threshold", "at least 0", threshold)?;
+    let alone = c.report_to.len() < 2 || !c.report_to.contains(&Report::None);
+    ensure(alone, "report_to", "none alone", "none among others")?;
+    let metric = c.metric_for_best_model.as_deref().map_or("loss", |name| name.strip_prefix("eval_").unwrap_or(name));
+    let known = ["loss", "perplexity", "reward"]
+        .iter()
+        .any(|name| *name == metric && (c.command == Command::Train || metric != "reward"));
+    ensure(known, "metric_for_best_model", "loss, perplexity or (train) reward", metric)
 }
 
 fn sampling(c: &Config) -> Result<()> {

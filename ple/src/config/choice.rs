@@ -157,6 +157,20 @@ choice! {
 }
 
 choice! {
+    /// Files that other tools read, beside log.jsonl and trainer_state.json.
+    Report {
+        /// Every one of them.
+        All = "all",
+        /// None of them.
+        None = "none",
+        /// Event files under `runs`.
+        Tensorboard = "tensorboard",
+        /// `metrics.csv`.
+        Csv = "csv",
+    }
+}
+
+choice! {
     /// How progress is printed.
     LogFormat {
         /// For a reader.

@@ -52,8 +52,8 @@ keys! {
 
     /// Rows to train on, query or score: JSONL or JSONL.gz.
     dataset_name: Option<PathBuf> = None, RUN;
-    /// Ours: held-out rows whose loss is reported.
-    eval_dataset_name: Option<PathBuf> = None, SFT;
+    /// Ours: held-out rows: their loss is reported and, by train, the reward of answers to them.
+    eval_dataset_name: Option<PathBuf> = None, FIT;
     /// Rows of a supervised stage before the first iteration, on the same adapter.
     sft_dataset_name: Option<PathBuf> = None, TRAIN;
     /// Folder that the run writes (train: with the answers and the adapter that drew them, per iteration).
@@ -103,8 +103,22 @@ keys! {
     seed: u64 = 42, FIT | GENERATE | DEMO;
     /// Steps between lines of the log.
     logging_steps: u32 = 1, SFT;
-    /// Steps between evaluations on eval_dataset_name; 0 is only at the ends.
-    eval_steps: u32 = 0, SFT;
+    /// Steps between evaluations on eval_dataset_name; 0 is only at the ends (train: above 0, after each iteration too).
+    eval_steps: u32 = 0, FIT;
+    /// What an evaluation is judged by: `loss`, `perplexity` or `reward`, with or without `eval_`; unset is loss (train: reward).
+    metric_for_best_model: Option<String> = None, FIT;
+    /// Whether more of it is better; unset: not of a loss or a perplexity.
+    greater_is_better: Option<bool> = None, FIT;
+    /// Whether the run's folder holds what the best evaluation saw in the end, not what the last step left.
+    load_best_model_at_end: bool = false, FIT;
+    /// Ours, an argument of a callback elsewhere: evaluations in a row without a better one that end the training; 0 is off.
+    early_stopping_patience: u32 = 0, FIT;
+    /// Ours, as the patience: by how much an evaluation must be better.
+    early_stopping_threshold: f64 = 0.0, FIT;
+    /// Files beside log.jsonl: `tensorboard`, `csv`, `all` or `none`.
+    report_to: Vec<Report> = vec![Report::All], FIT;
+    /// Ours: a file for the times of all phases, as `chrome://tracing` reads it.
+    trace: Option<PathBuf> = None, FIT;
     /// Steps between checkpoints; 0 is only at the end.
     save_steps: u32 = 0, SFT;
 

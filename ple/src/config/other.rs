@@ -32,7 +32,6 @@ const RULES: &[(&str, Rule)] = &[
     ("per_device_eval_batch_size", Ignored("evaluation is cut by max_tokens_per_micro_batch")),
     ("logging_first_step", Ignored("the first step is always logged")),
     ("logging_strategy", Ignored("logging_steps decides")),
-    ("report_to", Ignored("log.jsonl is always written")),
     ("run_name", Ignored("output_dir names the run")),
     ("remove_unused_columns", Ignored("columns that nothing reads are left alone")),
     ("dataset_num_proc", Ignored("rows are read one at a time")),

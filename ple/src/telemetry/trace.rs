@@ -48,10 +48,10 @@ impl Trace {
     }
 
     /// The error of the first event that could not be written: a trace that breaks off stops no run, but is told.
-    pub fn finish(self) -> Result<()> {
-        let Some(open) = self.0 else { return Ok(()) };
-        match open.file.into_inner().unwrap_or_else(PoisonError::into_inner).1 {
-            Some(source) => Err(runtime::Error::File { path: open.path, action: "write", source }.into()),
+    pub fn finish(&self) -> Result<()> {
+        let Some(open) = &self.0 else { return Ok(()) };
+        match open.file.lock().unwrap_or_else(PoisonError::into_inner).1.take() {
+            Some(source) => Err(runtime::Error::File { path: open.path.clone(), action: "write", source }.into()),
             None => Ok(()),
         }
     }

@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::{Error, Result};
 use runtime::host;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -46,7 +46,7 @@ pub struct TrainerState {
     pub num_train_epochs: u64,
     /// Steps between checkpoints.
     pub save_steps: u64,
-    /// None here.
+    /// What goes on after a stop beside the trainer: bytes of the table, the count of early stopping.
     pub stateful_callbacks: BTreeMap<String, Value>,
     /// Not counted: 0.
     pub total_flos: f64,
@@ -81,13 +81,26 @@ impl TrainerState {
         serde_json::from_str(&text).map_err(|e| Error::file(&path, format!("wanted the state of a trainer: {e}")))
     }
 
-    /// Adds a row of the log; `step`, `epoch` and `num_tokens` in it say how far the run is.
-    pub fn row(&mut self, row: &Map<String, Value>) {
+    /// Adds a row of the log; `epoch` and `num_tokens` in it and `step`, which it is kept with, say how far the run is.
+    pub fn row(&mut self, row: &Map<String, Value>, step: Option<u64>) {
         let count = |name: &str| row.get(name).and_then(Value::as_u64);
-        self.global_step = count("step").unwrap_or(self.global_step);
+        self.global_step = step.unwrap_or(self.global_step);
         self.num_input_tokens_seen = count("num_tokens").unwrap_or(self.num_input_tokens_seen);
         self.epoch = row.get("epoch").and_then(Value::as_f64).unwrap_or(self.epoch);
-        self.log_history.push(row.iter().map(|(name, value)| (name.clone(), value.clone())).collect());
+        let mut row: BTreeMap<String, Value> = row.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+        row.extend(step.map(|step| ("step".to_string(), step.into())));
+        self.log_history.push(row);
+    }
+
+    /// Keeps a number of what goes on beside the trainer.
+    pub fn attribute(&mut self, owner: &str, name: &str, value: u64) {
+        let kept = self.stateful_callbacks.entry(owner.to_string()).or_insert_with(|| json!({ "args": {}, "attributes": {} }));
+        kept["attributes"][name] = value.into();
+    }
+
+    /// A number that [`TrainerState::attribute`] has kept; 0 if it has not.
+    pub fn counted(&self, owner: &str, name: &str) -> u64 {
+        self.stateful_callbacks.get(owner).and_then(|kept| kept["attributes"][name].as_u64()).unwrap_or(0)
     }
 
     /// Notes that this step's checkpoint is the best so far, by a metric of that value.

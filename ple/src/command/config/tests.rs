@@ -117,13 +117,13 @@ fn a_file_of_trl_is_translated() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("trl.yaml");
     let trl = "model_name_or_path: ./m\ntorch_dtype: bfloat16\ndataset_name: d.jsonl\nlearning_rate: 1.0e-5\nvllm_mode: server\n\
-        max_new_tokens: 53\ndataset_train_split: train\nnum_generations: 8\nreward_weights: [1, 0.5]\nreport_to: [wandb]\n";
+        max_new_tokens: 53\ndataset_train_split: train\nnum_generations: 8\nreward_weights: [1, 0.5]\nreport_to: [tensorboard]\n";
     std::fs::write(&path, trl).unwrap();
     let found = Translated::read(Command::Train, &path).unwrap();
     assert_eq!(
         found.kept,
         "model_name_or_path: ./m  # line 1\ndtype: bfloat16  # line 2, was torch_dtype\ndataset_name: d.jsonl  # line 3\n\
-         learning_rate: 0.00001  # line 4\nmax_completion_length: 53  # line 6, was max_new_tokens\nreward_weights: [1.0, 0.5]  # line 9\n"
+         learning_rate: 0.00001  # line 4\nmax_completion_length: 53  # line 6, was max_new_tokens\nreward_weights: [1.0, 0.5]  # line 9\nreport_to: [tensorboard]  # line 10\n"
             .replace("0.00001", &json!(1e-5).to_string())
     );
     assert_eq!(
@@ -132,7 +132,6 @@ fn a_file_of_trl_is_translated() {
             "line 5: vllm_mode: answers are generated here",
             "line 7: dataset_train_split: this value changes nothing",
             "line 8: num_generations: not a setting of `ple train` (of: generate)",
-            "line 10: report_to: log.jsonl is always written",
         ]
     );
     let c = again(Command::Train, &found.text());

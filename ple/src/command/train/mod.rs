@@ -5,13 +5,14 @@ use super::{required, sft, start};
 use crate::config::Config;
 use crate::data::{self, Prompt, order};
 use crate::log::{self, Log, number};
-use crate::method::{Example, Method, Side, ple::Ple};
+use crate::method::{Example, Method, Sampling, Side, ple::Ple};
 use crate::open::Opened;
 use crate::progress::{self, Bars, Table};
 use crate::reward::{Rewards, Scores};
 use crate::rollout::{self, Sample, Sampler};
 use crate::trainer::{self, Trainer, Workspace};
 use crate::{Result, checkpoint, interrupt, logprob};
+use held_out::HeldOut;
 use model::{Adapter, CacheLimits, KvCache, Limits};
 use record::{At, Metrics, Times};
 use runtime::{Arena, host};
@@ -19,6 +20,7 @@ use serde_json::json;
 use std::path::Path;
 use std::time::Instant;
 
+mod held_out;
 mod prepare;
 mod record;
 
@@ -33,6 +35,9 @@ struct Run<'a> {
     /// Adapter of the reference policy.
     reference: Adapter,
     folder: &'a Path,
+    held_out: Option<HeldOut>,
+    /// Of the plain side, for held-out answers.
+    sampling: Sampling,
 }
 
 /// What an iteration has sampled, scored and labelled.
@@ -50,6 +55,8 @@ struct Progress {
     log: Log,
     /// Optimizer steps that `max_steps` still allows.
     left: u64,
+    /// Whether early stopping ends the run.
+    stopped: bool,
     /// Tokens trained.
     tokens: usize,
     /// A row per iteration.
@@ -72,8 +79,12 @@ pub fn run_method(c: &Config, mut opened: Opened, rewards: Rewards, method: &mut
     let mut said = Vec::new();
     let (prompts, principle) = prepare::prompts(c, &opened, most, &mut |line| said.push(line))?;
     let supervised = prepare::supervised_rows(c, &opened, &mut |line| said.push(line))?;
+    let budget = super::prompt_budget(c, &opened, None)?;
+    let held_out = HeldOut::read(c, &opened, budget, &mut |line| said.push(line))?;
     let reference = prepare::reference(c, &mut opened, method)?;
-    let (cache, limits) = prepare::plan(c, opened.model()?.positions(), most, supervised.as_ref())?;
+    let rows = supervised.as_ref().map_or(0, |rows| rows.budget(c)).max(held_out.as_ref().map_or(0, HeldOut::longest));
+    let (cache, limits) = prepare::plan(c, opened.model()?.positions(), most, rows)?;
+    let sampling = prepare::sides(method, 0)?[0].sampling;
     let per_iteration = (c.ple_queries_per_iter as usize).div_ceil(c.batch_size()) as u64 * u64::from(c.ple_epochs_per_iter);
     let steps = (u64::from(c.ple_iters) * per_iteration).min(super::most_steps(c));
     let optimizer = super::optimizer(c, &opened, steps)?;
@@ -90,14 +101,18 @@ pub fn run_method(c: &Config, mut opened: Opened, rewards: Rewards, method: &mut
     let folder = required(&c.output_dir, "output_dir")?;
     checkpoint::create_folder(&folder.join("completions"))?;
     let overlay = Arena::new(&trainer.stream, bytes)?;
-    let run = Run { c, opened, rewards, prompts, cache, limits, reference, folder };
-    let mut progress = Progress { log, left: super::most_steps(c), tokens: 0, table: Table::default() };
+    let run = Run { c, opened, rewards, prompts, cache, limits, reference, folder, held_out, sampling };
+    let mut progress = Progress { log, left: super::most_steps(c), stopped: false, tokens: 0, table: Table::default() };
     let outcome = run.whole(&mut trainer, method, supervised.as_ref(), overlay, &mut progress);
     let iterations = super::unless_interrupted(outcome, c, &run.opened, &trainer, &progress.log)?;
     let principle = principle.map(|p| p.text);
     let state =
         json!({ "iterations": iterations, "steps": trainer.optimizer.steps(), "method": method.state(), "principle": principle });
+    if let Some(held) = &run.held_out {
+        held.end(&trainer, &mut progress.log)?;
+    }
     checkpoint::save(&trainer.stream, &trainer.model, run.opened.tune, &run.opened.folder, folder)?;
+    progress.log.finish()?;
     Ok(host::write_file(&folder.join("ple.json"), |out| writeln!(out, "{state:#}"))?)
 }
 
@@ -113,11 +128,16 @@ impl Run<'_> {
     ) -> Result<u32> {
         if let Some(rows) = supervised {
             overlay = prepare::supervise(self.c, trainer, rows, self.limits, overlay, &mut progress.log)?;
+            progress.log.stage();
         }
+        overlay = self.evaluate_over(trainer, overlay, &mut progress.log)?;
         let mut iterations = 0;
-        while iterations < self.c.ple_iters && progress.left > 0 {
+        while iterations < self.c.ple_iters && progress.left > 0 && !progress.stopped {
             overlay = self.iterate(iterations, trainer, method, overlay, progress)?;
             iterations += 1;
+        }
+        if self.c.eval_steps == 0 {
+            self.evaluate_over(trainer, overlay, &mut progress.log)?;
         }
         if trainer.optimizer.steps() == 0 {
             progress.log.say("note  no iteration kept anything to train on: no step was taken");
@@ -136,18 +156,23 @@ impl Run<'_> {
         overlay: Arena,
         progress: &mut Progress,
     ) -> Result<Arena> {
-        let (c, clock) = (self.c, Instant::now());
+        let (c, clock, trace) = (self.c, Instant::now(), progress.log.trace.clone());
         let sides = prepare::sides(method, iteration)?;
         self.keep_adapter(iteration, trainer)?;
         let (prompts, repeats) = self.queries(iteration);
+        let span = trace.span("rollout").with("iteration", iteration);
         let mut kv = KvCache::new(&trainer.stream, &trainer.model, self.cache, c.repetition_penalty != 1.0, Some(overlay))?;
         let bars = progress.log.bars.clone();
         let mut samples = self.sample(iteration, trainer, &prompts, repeats, &sides, &mut kv, &bars)?;
+        drop(span);
         let rollout = clock.elapsed().as_secs_f64();
+        let span = trace.span("reward").with("iteration", iteration);
         let bar = bars.phase(&format!("iter {iteration} rewards"), samples.len());
         let scores = rollout::score(&self.rewards, &trainer.model, &prompts, &samples)?;
         drop(bar);
+        drop(span);
         interrupt::check()?;
+        let span = trace.span("label").with("iteration", iteration);
         samples.iter_mut().zip(&scores.total).for_each(|(sample, reward)| sample.reward = *reward);
         let times = Times { rollout, reward: clock.elapsed().as_secs_f64() - rollout };
         let labelled = method.label(iteration, rollout::groups(&prompts, &sides, &samples));
@@ -174,8 +199,17 @@ impl Run<'_> {
             self.fill_reference(trainer, &mut w, &mut drawn.examples)?;
         }
         drawn.metrics = metrics;
-        self.train(iteration, trainer, &mut w, method, &drawn, progress)?;
-        Ok(w.into_overlay())
+        drop(span);
+        Ok(self.train(iteration, trainer, w, method, &drawn, progress)?.into_overlay())
+    }
+
+    /// An evaluation between two iterations.
+    fn evaluate_over(&self, trainer: &Trainer, overlay: Arena, log: &mut Log) -> Result<Arena> {
+        if self.held_out.is_none() {
+            return Ok(overlay);
+        }
+        let w = Workspace::new(&trainer.stream, &trainer.model, self.limits, Some(overlay))?;
+        Ok(self.evaluate(trainer, w, log)?.0.into_overlay())
     }
 
     /// Steps over the examples of an iteration.
@@ -183,12 +217,12 @@ impl Run<'_> {
         &self,
         iteration: u32,
         trainer: &mut Trainer,
-        w: &mut Workspace,
+        mut w: Workspace,
         method: &dyn Method,
         drawn: &Drawn,
         progress: &mut Progress,
-    ) -> Result<()> {
-        let (c, clock) = (self.c, Instant::now());
+    ) -> Result<Workspace> {
+        let (c, clock, trace) = (self.c, Instant::now(), progress.log.trace.clone());
         let Drawn { examples, metrics, .. } = drawn;
         let (mut done, mut losses, began) = (0, 0.0, progress.tokens);
         let whole = examples.len().div_ceil(c.batch_size()) * c.ple_epochs_per_iter as usize;
@@ -198,16 +232,21 @@ impl Run<'_> {
             let pass = iteration * c.ple_epochs_per_iter + epoch;
             let order = data::shuffle(examples.len() as u32, c.seed, pass, order::PAIRS);
             for chunk in order.chunks(c.batch_size()) {
-                if progress.left == 0 {
+                if progress.left == 0 || progress.stopped {
                     break;
                 }
                 let chunk: Vec<&Example> = chunk.iter().map(|&i| &examples[i as usize]).collect();
-                let step = trainer.step(w, method, &chunk)?;
+                let span = trace.span("step").with("iteration", iteration);
+                let step = trainer.step(&mut w, method, &chunk)?;
+                drop(span);
                 progress.left -= 1;
                 progress.tokens += step.tokens;
                 (done, losses) = (done + 1, losses + step.loss);
                 bar.at(done, progress.tokens - began);
                 progress.log.record(record::row(&at(progress.tokens), trainer, Some(&step)))?;
+                if c.eval_steps > 0 && trainer.optimizer.steps().is_multiple_of(u64::from(c.eval_steps)) && done < whole {
+                    (w, progress.stopped) = self.evaluate(trainer, w, &mut progress.log)?;
+                }
             }
         }
         drop(bar);
@@ -220,7 +259,10 @@ impl Run<'_> {
         }
         progress.log.say(&progress::line(&progress::ITERATION, &row));
         progress.table.add(row);
-        Ok(())
+        if c.eval_steps > 0 && !progress.stopped {
+            (w, progress.stopped) = self.evaluate(trainer, w, &mut progress.log)?;
+        }
+        Ok(w)
     }
 
     /// The iteration's queries, and how often each row came before among them.

@@ -116,16 +116,11 @@ pub(super) fn reference(c: &Config, opened: &mut Opened, method: &dyn Method) ->
     }
 }
 
-/// Sizes of both phases: the longest prompt and answers there can be. A cache that cannot hold them is a usage error.
-pub(super) fn plan(
-    c: &Config,
-    positions: usize,
-    samples: Samples,
-    supervised: Option<&sft::Rows>,
-) -> Result<(CacheLimits, Limits)> {
+/// Sizes of both phases: the longest prompt and answers there can be, and what given `rows` need. A cache that cannot hold them is a usage error.
+pub(super) fn plan(c: &Config, positions: usize, samples: Samples, rows: usize) -> Result<(CacheLimits, Limits)> {
     let answer = c.max_completion_length as usize;
     let prompt = (c.max_prompt_length as usize).min(positions.saturating_sub(answer)).max(1);
     let cache = rollout::cache(c, prompt, (c.ple_queries_per_iter as usize).saturating_mul(samples.side))?;
-    let tree = (prompt + samples.query * answer).max(supervised.map_or(0, |rows| rows.budget(c)));
+    let tree = (prompt + samples.query * answer).max(rows);
     Ok((cache, pack::limits(tree.max(c.max_tokens_per_micro_batch as usize))))
 }

@@ -1,6 +1,7 @@
 //! What an iteration leaves behind: its answers, the adapter that drew them, its lines in the log.
 
 use super::{Drawn, Run};
+use crate::eval::moments;
 use crate::log::number;
 use crate::method::{Example, Method};
 use crate::rollout::{self, Gap, Sample};
@@ -32,14 +33,6 @@ pub(super) fn bounded(iteration: u32, gap: Gap) -> Result<Gap> {
 /// The reward that every answer has, if there is one.
 pub(super) fn equal(values: &[f64]) -> Option<f64> {
     values.first().copied().filter(|first| values.len() > 1 && values.iter().all(|v| v == first))
-}
-
-/// Mean and (population) standard deviation of the rewards that are finite.
-fn moments(values: &[f64]) -> (f64, f64) {
-    let finite = || values.iter().copied().filter(|v| v.is_finite());
-    let n = finite().count() as f64;
-    let mean = finite().sum::<f64>() / n;
-    (mean, (finite().map(|r| (r - mean) * (r - mean)).sum::<f64>() / n).sqrt())
 }
 
 /// The example that trains a sample, and which of its answers it is.
