@@ -11,6 +11,7 @@
 
 use libloading::Library;
 use runtime::{Isa, Stream};
+use std::path::Path;
 use std::sync::OnceLock;
 
 /// Pool sizes that results must not depend on.
@@ -72,16 +73,22 @@ pub fn cuda() -> Option<&'static Cuda> {
     DEVICE.get_or_init(open).as_ref()
 }
 
-fn open() -> Option<Cuda> {
+/// The folder with the stand-ins, for the `LD_LIBRARY_PATH` of another process; None as of [`cuda`].
+pub fn libraries() -> Option<&'static Path> {
     let absent = env!("EMULATOR_ABSENT");
-    if !absent.is_empty() {
-        let required = std::env::var("PLE_REQUIRE").is_ok_and(|names| names.split(',').any(|name| name == "cuda"));
-        assert!(!required, "PLE_REQUIRE names cuda: {absent}");
-        eprintln!("skip: emulated cuda: {absent}");
-        return None;
+    if absent.is_empty() {
+        return Some(Path::new(env!("EMULATOR_FOLDER")));
     }
+    let required = std::env::var("PLE_REQUIRE").is_ok_and(|names| names.split(',').any(|name| name == "cuda"));
+    assert!(!required, "PLE_REQUIRE names cuda: {absent}");
+    eprintln!("skip: emulated cuda: {absent}");
+    None
+}
+
+fn open() -> Option<Cuda> {
+    let folder = libraries()?;
     let load = |name: &str| {
-        let path = std::path::Path::new(env!("EMULATOR_FOLDER")).join(name);
+        let path = folder.join(name);
         // SAFETY: built by this package; its initialisers do nothing but construct.
         unsafe { Library::new(&path) }.unwrap_or_else(|e| panic!("{}: {e}", path.display()))
     };
