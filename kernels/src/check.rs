@@ -29,6 +29,17 @@ pub fn stream() -> Stream {
     Stream::cpu(2, Isa::detect())
 }
 
+/// Runs `f` on the emulated CUDA device once for each order of its threads and says which device it was; nothing happens, said
+/// aloud, where there is none.
+pub fn on_cuda<E: std::fmt::Debug>(room: &str, f: impl Fn(&Stream) -> Result<(), E>) {
+    let Some(cuda) = emulator::cuda() else { return };
+    for order in emulator::Order::ALL {
+        cuda.order(order);
+        println!("room {room} cuda:0 (emulated) {order:?}");
+        f(&cuda.stream).unwrap();
+    }
+}
+
 /// Widened.
 pub fn wide(x: &[f32]) -> Vec<f64> {
     x.iter().map(|&v| v as f64).collect()

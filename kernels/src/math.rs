@@ -232,6 +232,45 @@ mod tests {
         }
     }
 
+    #[test]
+    fn on_cuda_the_constants_are_these() {
+        let text = include_str!("common.cuh");
+        for (name, values) in [("EXP2", &EXP2[..]), ("LOG", &LOG), ("TANH", &TANH), ("ERF", &ERF), ("ERFC", &ERFC)] {
+            let list: Vec<String> = values.iter().map(|v| format!("{v:#010x}u")).collect();
+            let line = format!("#define {name} {{{}}}\n", list.join(", "));
+            assert!(text.contains(&line), "{line}");
+        }
+        for (name, value) in [("LOG2_E", LOG2_E), ("LN_2", LN_2), ("LN_2_HI", LN_2_HI), ("LN_2_LO", LN_2_LO)] {
+            let line = format!("#define {name} __uint_as_float({:#010x}u)\n", value.to_bits());
+            assert!(text.contains(&line), "{line}");
+        }
+    }
+
+    #[test]
+    fn on_cuda_the_functions_have_the_same_bits() {
+        let kernel = crate::cuda::kernel!("elementary", "math.cu");
+        crate::check::on_cuda("math", |s| {
+            for (which, scalar) in SCALAR.iter().enumerate() {
+                let x: Vec<f32> = patterns(matches!(which, 2..=4)).into_iter().step_by(61).collect();
+                let (y, from) = (s.upload(&vec![f32::NAN; x.len()])?, s.upload(&x)?);
+                let args = [
+                    runtime::Arg::Ptr(y.view().ptr()),
+                    runtime::Arg::Ptr(from.view().ptr()),
+                    runtime::Arg::U32(x.len() as u32),
+                    runtime::Arg::U32(which as u32),
+                ];
+                // SAFETY: the kernel's arguments; both buffers have as many elements as it is told.
+                unsafe { s.launch(&kernel, &crate::cuda::elements(x.len())?, &args)? };
+                for (x, y) in x.iter().zip(y.to_vec()?) {
+                    let want = scalar(*x);
+                    let same = want.to_bits() == y.to_bits() || (want.is_nan() && y.is_nan());
+                    assert!(same, "{which} x {x:e} want {want:e} got {y:e}");
+                }
+            }
+            runtime::Result::Ok(())
+        });
+    }
+
     /// Largest error in units of the last place of the f32 nearest to the truth, and where.
     fn worst(f: fn(f32) -> f32, truth: fn(f64) -> f64, low: f32, high: f32) -> (f64, f32) {
         let n = 400_000;

@@ -57,27 +57,36 @@ fn unpack_slice<T: Element>(out: &mut [T], packed: &[T], k: usize) {
 
 /// Packs the row-major bytes of `[n, k]`, given in the storage type of `out`.
 pub fn pack(s: &Stream, out: View<'_>, bytes: &[u8], n: usize, k: usize) -> Result<()> {
-    fn typed<T: Element>(out: View<'_>, bytes: &[u8], k: usize) -> Result<()> {
+    fn typed<T: Element>(s: &Stream, out: View<'_>, bytes: &[u8], k: usize) -> Result<()> {
         // The bytes may lie at any address of a mapped file.
         let rows: Vec<T> = bytes.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect();
-        // SAFETY: the caller checked that the device is the CPU; nothing else touches `out` during this call.
+        if s.host().is_none() {
+            let mut packed = vec![T::default(); out.len()];
+            pack_slice(&mut packed, &rows, k);
+            return out.write(s, &packed);
+        }
+        // SAFETY: the device is the CPU; nothing else touches `out` during this call.
         pack_slice(unsafe { out.host_mut::<T>()? }, &rows, k);
         Ok(())
     }
-    s.pool("panels::pack")?;
     let panels = Panels::new(out, n, k)?;
     ensure!(bytes.len() == n * k * out.dtype().size(), "panels: [{n}, {k}] {} from {} bytes", out.dtype(), bytes.len());
     match panels.data.dtype() {
-        DType::Bf16 => typed::<bf16>(out, bytes, k),
-        DType::F16 => typed::<f16>(out, bytes, k),
-        _ => typed::<f32>(out, bytes, k),
+        DType::Bf16 => typed::<bf16>(s, out, bytes, k),
+        DType::F16 => typed::<f16>(s, out, bytes, k),
+        _ => typed::<f32>(s, out, bytes, k),
     }
 }
 
 /// The reverse of [`pack`], for f32.
 pub fn unpack(s: &Stream, out: &mut [f32], from: Panels<'_>) -> Result<()> {
-    s.pool("panels::unpack")?;
     ensure!(out.len() == from.n * from.k, "panels: [{}, {}] into {} elements", from.n, from.k, out.len());
+    if s.host().is_none() {
+        let mut packed = vec![0f32; from.data.len()];
+        from.data.read(s, &mut packed)?;
+        unpack_slice(out, &packed, from.k);
+        return Ok(());
+    }
     // SAFETY: the device is the CPU; `out` is host memory apart from every buffer.
     unpack_slice(out, unsafe { from.data.host::<f32>()? }, from.k);
     Ok(())

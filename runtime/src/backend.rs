@@ -167,7 +167,7 @@ pub trait Backend: Send + Sync {
     fn wait(&self, q: Queue, e: &Event) -> Result<()>;
     /// Device time between two events.
     fn elapsed(&self, a: &Event, b: &Event) -> Result<Duration>;
-    /// Queues a kernel.
+    /// Queues a kernel; a grid without blocks is nothing to do.
     ///
     /// # Safety
     /// `args` are those of the entry point, in order, and every address covers what the kernel touches for this grid.

@@ -8,6 +8,7 @@ pub mod backend;
 pub mod buffer;
 pub mod comm;
 pub mod cpu;
+pub mod cuda;
 pub mod dtype;
 pub mod error;
 pub mod host;

@@ -1,6 +1,6 @@
 //! An in-order queue on one device: the first argument of every op.
 
-use crate::{Backend, Buffer, Element, Error, Event, Isa, Pool, Queue, Result, cpu::Cpu};
+use crate::{Arg, Backend, Buffer, Element, Error, Event, Isa, Kernel, Launch, Pool, Queue, Result, cpu::Cpu, cuda};
 use std::sync::Arc;
 
 /// An in-order queue on one device. Cloning gives another handle to the same queue.
@@ -20,7 +20,7 @@ impl Stream {
     /// More threads than this are a mistake.
     pub const MOST_THREADS: usize = 1024;
 
-    /// A queue on a device named as on the command line: `cpu`. Anything else, and more than [`Stream::MOST_THREADS`] threads, is
+    /// A queue on a device named as on the command line: `cpu`, `cuda:N`. Anything else, and more than [`Stream::MOST_THREADS`] threads, is
     /// [`Error::NoDevice`].
     pub fn open(device: &str, threads: Option<usize>) -> Result<Stream> {
         match device {
@@ -33,9 +33,12 @@ impl Stream {
                     .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from).min(Stream::MOST_THREADS));
                 Ok(Stream::cpu(threads, Isa::from_env()?))
             }
-            other => {
-                Err(Error::NoDevice(format!("{other}: this build drives `cpu` only; devices are named cpu, cuda:N, ascend:N")))
-            }
+            other => match cuda::index(other) {
+                Some(index) => Ok(Stream::on(cuda::open(index?)?)),
+                None => Err(Error::NoDevice(format!(
+                    "{other}: this build drives cpu and cuda:N; devices are named cpu, cuda:N, ascend:N"
+                ))),
+            },
         }
     }
 
@@ -67,6 +70,15 @@ impl Stream {
     /// The thread pool, or [`Error::Unsupported`] naming the room that has no kernel for this device.
     pub fn pool(&self, room: &'static str) -> Result<&Pool> {
         self.host().ok_or_else(|| Error::Unsupported { call: room, device: self.backend.name().to_string() })
+    }
+
+    /// Queues a kernel.
+    ///
+    /// # Safety
+    /// As of [`Backend::launch`].
+    pub unsafe fn launch(&self, k: &Kernel, l: &Launch, args: &[Arg<'_>]) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.backend.launch(self.queue, k, l, args) }
     }
 
     /// A zeroed buffer of `len` elements.

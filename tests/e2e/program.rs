@@ -47,6 +47,12 @@ impl Ple {
         self
     }
 
+    /// Lets the loader look for libraries in this folder first.
+    pub fn libraries(mut self, folder: &std::path::Path) -> Ple {
+        self.0.env("LD_LIBRARY_PATH", folder);
+        self
+    }
+
     /// No file may grow beyond so many KiB; a write that would meets an error.
     #[cfg(target_os = "linux")]
     pub fn limited(self, kib: u32) -> Ple {

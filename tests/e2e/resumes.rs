@@ -154,7 +154,10 @@ fn supervised_runs_go_on_and_damaged_checkpoints_are_passed_over() -> Result<()>
     call(&straight).succeed()?;
     call(&out).succeed()?;
     same(&straight, &out, &["adapter_model.safetensors"])?;
-    // An earlier run's checkpoints are never taken for those of a new one.
+    // Of a run that has ended the checkpoints go with the rest; of one that has not they are a reason to refuse.
+    call(&out).succeed()?;
+    diff(&straight, &out)?;
+    std::fs::remove_file(out.join("trainer_state.json"))?;
     call(&out).refuse(2, &["output_dir", "checkpoint-8", "--resume_from_checkpoint true"])?;
     for (name, damage) in [("adapter_model.safetensors", true), ("ple_state.json", false)] {
         let path = out.join("checkpoint-8").join(name);
@@ -165,7 +168,6 @@ fn supervised_runs_go_on_and_damaged_checkpoints_are_passed_over() -> Result<()>
             false => worse.truncate(bytes.len() / 2),
         }
         std::fs::write(&path, worse)?;
-        std::fs::remove_file(out.join("adapter_model.safetensors"))?;
         let said = call(&out).and("--resume_from_checkpoint true").succeed()?;
         ensure!(said.out.contains("checkpoint-8 is passed over") && said.out.contains("goes on after step 6"), "{}", said.out);
         same(&straight, &out, &["adapter_model.safetensors"])?;

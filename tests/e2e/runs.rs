@@ -39,7 +39,11 @@ fn a_run_stands_up_to_its_own_log() -> Result<()> {
     left.extend(
         ["completions/iter-00000.jsonl", "completions/iter-00001.jsonl", "log.jsonl", "ple.json", "run.json"].map(String::from),
     );
-    left.extend(["metrics.csv", "trainer_state.json"].map(String::from));
+    left.extend(
+        ["metrics.csv", "trainer_state.json", "rollouts/iter-00000.jsonl", "rollouts/iter-00001.jsonl"].map(String::from),
+    );
+    let beside = adapter.into_iter().chain(["optimizer.safetensors", "ple_state.json", "trainer_state.json"]);
+    left.extend(beside.flat_map(|name| [1, 2].map(|step| format!("checkpoint-{step}/{name}"))));
     left.sort();
     let (events, found): (Vec<_>, Vec<_>) = files(&at("run"))?.into_iter().partition(|name| name.contains("/events.out."));
     ensure!(found == left && events.len() == 1, "{found:?} {events:?}");

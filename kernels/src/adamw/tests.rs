@@ -1,5 +1,5 @@
 use super::*;
-use crate::check::{Golden, bits, close, normal, stream, streams, wide};
+use crate::check::{Golden, bits, close, normal, on_cuda, stream, streams, wide};
 
 const PARAMS: Params = Params { lr: 3e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, step: 1, grad_scale: 0.37 };
 
@@ -15,13 +15,33 @@ fn run(s: &Stream, n: usize, steps: u64) -> Result<[Vec<f32>; 3]> {
 
 #[test]
 fn against_f64() -> Result<()> {
+    accurate(&stream(), 1000)
+}
+
+#[test]
+fn on_cuda_against_f64_and_as_on_the_cpu() {
+    on_cuda("adamw", |s| {
+        accurate(s, 100)?;
+        let (n, g) = (9001, normal(7, 9001));
+        let [law, got] = [run(&streams()[0], n, 3)?, run(s, n, 3)?];
+        assert!((0..3).all(|i| bits(&law[i]) == bits(&got[i])));
+        let tensors = [0..9001, 5..5, 0..1, 1..17, 17..4096];
+        let norm = |s: &Stream| grad_norm(s, s.upload(&g)?.view(), &tensors);
+        let (here, there) = (norm(s)?, norm(&stream())?);
+        assert!((here / there - 1.0).abs() < 1e-14 && here.to_bits() == norm(s)?.to_bits(), "{here} {there}");
+        assert_eq!(grad_norm(s, s.upload(&[3f32, 4.0])?.view(), &[])?, 0.0);
+        Result::Ok(())
+    });
+}
+
+fn accurate(s: &Stream, many: u64) -> Result<()> {
     let n = 33;
-    for (steps, limit) in [(1, 3e-7), (1000, 1e-5)] {
+    for (steps, limit) in [(1, 3e-7), (many, 1e-5)] {
         let (mut p, mut m, mut v) = (wide(&normal(1, n)), vec![0.0; n], vec![0.0; n]);
         for i in 1..=steps {
             reference::step(&mut p, &mut m, &mut v, &wide(&normal(100 + i, n)), &Params { step: i, ..PARAMS });
         }
-        let got = run(&stream(), n, steps)?;
+        let got = run(s, n, steps)?;
         for (what, got, want) in [("p", &got[0], p), ("m", &got[1], m), ("v", &got[2], v)] {
             close(&format!("adamw {what} after {steps}"), got, &want, limit);
         }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::check::{Golden, below, bits, close, differentiates, normal, stream, streams, wide};
+use crate::check::{Golden, below, bits, close, differentiates, normal, on_cuda, stream, streams, wide};
 use crate::panels::{pack, unpack};
 use runtime::Element;
 
@@ -22,17 +22,38 @@ fn gather(s: &Stream, dx: &[f32], tokens: &[u32], v: usize, c: usize) -> Result<
 
 #[test]
 fn against_f64() -> Result<()> {
-    let s = stream();
+    accurate(&stream())
+}
+
+#[test]
+fn on_cuda_against_f64_and_as_on_the_cpu() {
+    on_cuda("embedding", |s| accurate(s).and_then(|()| lawful(std::slice::from_ref(s))));
+}
+
+#[test]
+fn on_cuda_every_f16_is_widened_and_an_unknown_id_is_nan() {
+    let table: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).collect();
+    on_cuda("embedding", |s| {
+        let ids: Vec<u32> = (0..1024).collect();
+        let wide = look_up(s, &table, &ids, 64, 1.0)?;
+        assert!(table.iter().zip(&wide).all(|(h, w)| h.to_f32().to_bits() == w.to_bits() || (h.is_nan() && w.is_nan())));
+        let rows = look_up(s, &[1f32; 10], &[0, 4, 5], 2, 1.0)?;
+        assert!(rows[..4] == [1.0; 4] && rows[4..].iter().all(|v| v.is_nan()), "{rows:?}");
+        Result::Ok(())
+    });
+}
+
+fn accurate(s: &Stream) -> Result<()> {
     for (n, v, c) in [(1, 1, 1), (40, 33, 7), (64, 70, 48)] {
         let (table, tokens, dx) = (normal(1, v * c), below(2, n, v as u32), normal(3, n * c));
         let half: Vec<bf16> = table.iter().map(|w| bf16::from_f32(*w)).collect();
         let other: Vec<f16> = table.iter().map(|w| f16::from_f32(*w)).collect();
         let truth = |widened: Vec<f64>, scale| reference::forward(&tokens, &widened, c, scale);
-        close("f32", &look_up(&s, &table, &tokens, c, 1.0)?, &truth(wide(&table), 1.0), 0.0);
-        close("bf16", &look_up(&s, &half, &tokens, c, 1.0)?, &truth(half.iter().map(|w| w.to_f64()).collect(), 1.0), 0.0);
-        close("f16", &look_up(&s, &other, &tokens, c, 1.0)?, &truth(other.iter().map(|w| w.to_f64()).collect(), 1.0), 0.0);
-        close("scaled", &look_up(&s, &table, &tokens, c, 3.3)?, &truth(wide(&table), 3.3f32 as f64), 6e-8);
-        close("dtable", &gather(&s, &dx, &tokens, v, c)?, &reference::backward(&wide(&dx), &tokens, v, c), 3e-7);
+        close("f32", &look_up(s, &table, &tokens, c, 1.0)?, &truth(wide(&table), 1.0), 0.0);
+        close("bf16", &look_up(s, &half, &tokens, c, 1.0)?, &truth(half.iter().map(|w| w.to_f64()).collect(), 1.0), 0.0);
+        close("f16", &look_up(s, &other, &tokens, c, 1.0)?, &truth(other.iter().map(|w| w.to_f64()).collect(), 1.0), 0.0);
+        close("scaled", &look_up(s, &table, &tokens, c, 3.3)?, &truth(wide(&table), 3.3f32 as f64), 6e-8);
+        close("dtable", &gather(s, &dx, &tokens, v, c)?, &reference::backward(&wide(&dx), &tokens, v, c), 3e-7);
     }
     Ok(())
 }
@@ -46,6 +67,11 @@ fn the_reference_differentiates() {
 
 #[test]
 fn the_law() -> Result<()> {
+    lawful(&streams())
+}
+
+/// Every stream and every cut writes the bits of the portable CPU.
+fn lawful(on: &[Stream]) -> Result<()> {
     let (n, v, c) = (64, 100, 9);
     let (table, tokens, dx) = (normal(6, v * c), below(7, n, 40), normal(8, n * c));
     let law = (look_up(&streams()[0], &table, &tokens, c, 0.7)?, gather(&streams()[0], &dx, &tokens, v, c)?);
@@ -54,10 +80,10 @@ fn the_law() -> Result<()> {
         rows[tokens[i / c] as usize * c + i % c] += d;
     }
     assert_eq!(bits(&law.1), bits(&rows));
-    for s in streams() {
-        assert_eq!(bits(&law.1), bits(&gather(&s, &dx, &tokens, v, c)?), "{:?}", s.host());
+    for s in on {
+        assert_eq!(bits(&law.1), bits(&gather(s, &dx, &tokens, v, c)?), "{:?}", s.host());
         for cut in [0..64, 0..1, 1..4, 4..21] {
-            let part = look_up(&s, &table, &tokens[cut.clone()], c, 0.7)?;
+            let part = look_up(s, &table, &tokens[cut.clone()], c, 0.7)?;
             assert_eq!(bits(&law.0[cut.start * c..cut.end * c]), bits(&part), "{:?} {cut:?}", s.host());
         }
     }

@@ -11,9 +11,11 @@
 //! Every operation written here rounds by itself; `x` of the backward pass is the v of the forward pass.
 //! x, delta, sum, y, dx, dy, add: [N, C] f32. w, dw: `[C]` f32. rstd: `[N]` f32, kept for backward. `=` everywhere but in dw.
 //! Bytes: forward 8 NC (16 NC with a delta), backward 12 NC (16 with `add`), dw 8 NC. FLOPs: 4 NC, 9 NC, 3 NC.
+//! On CUDA a block owns a row and sums it in A2's own order: the CPU's bits. Spans of `examples` are cut at N there; the CPU refuses them.
 //! order: law
 
-use runtime::{DType, Result, Stream, View, disjoint, ensure};
+use crate::cuda::{blocks, elements, kernel, operand, optional, size};
+use runtime::{Arg, DType, DType::F32, DType::U32, Kernel, Result, Stream, View, disjoint, ensure};
 
 mod cpu;
 #[cfg(test)]
@@ -22,6 +24,13 @@ mod reference;
 mod tests;
 
 const NONE: DType = DType::F32;
+
+pub(crate) const KERNELS: [Kernel; 4] = [
+    kernel!("rms_norm_forward", "rms_norm.cu"),
+    kernel!("rms_norm_apply", "rms_norm.cu"),
+    kernel!("rms_norm_backward", "rms_norm.cu"),
+    kernel!("rms_norm_backward_weight", "rms_norm.cu"),
+];
 
 fn sizes(room: &str, rows: View<'_>, rstd: View<'_>, w: View<'_>) -> Result<usize> {
     let (n, c) = (rstd.len(), w.len());
@@ -41,7 +50,6 @@ pub fn forward(
     eps: f32,
     weight_offset: f32,
 ) -> Result<()> {
-    let pool = s.pool("rms_norm::forward")?;
     let len = sizes("rms_norm::forward", x, rstd, w)?;
     ensure!(y.len() == len, "rms_norm::forward: y has {} elements, wanted {len}", y.len());
     let (sum, delta) = match delta {
@@ -53,6 +61,14 @@ pub fn forward(
         None => (View::none(NONE), View::none(NONE)),
     };
     disjoint("rms_norm::forward", &[y, rstd, sum], &[x, delta, w])?;
+    let Some(pool) = s.host() else {
+        let (room, rows) = ("rms_norm::forward", rstd.len());
+        let out = [operand(room, y, F32)?, operand(room, rstd, F32)?, optional(room, sum, F32)?];
+        let input = [operand(room, x, F32)?, optional(room, delta, F32)?, operand(room, w, F32)?];
+        let scalars = [size(room, w.len())?, Arg::Bits(eps), Arg::Bits(weight_offset)];
+        // SAFETY: the kernel's arguments, checked to be [rows, C], `[rows]` and `[C]`.
+        return unsafe { s.launch(&KERNELS[0], &blocks(rows)?, &[out, input, scalars].concat()) };
+    };
     // SAFETY: the device is the CPU and `disjoint` keeps the outputs apart from everything else.
     unsafe {
         let out = (y.host_mut()?, rstd.host_mut()?, sum.host_mut()?);
@@ -63,10 +79,16 @@ pub fn forward(
 
 /// y again from `x` (the v of forward) and the kept rstd: the same bits as forward's.
 pub fn apply(s: &Stream, y: View<'_>, x: View<'_>, rstd: View<'_>, w: View<'_>, weight_offset: f32) -> Result<()> {
-    let pool = s.pool("rms_norm::apply")?;
     let len = sizes("rms_norm::apply", x, rstd, w)?;
     ensure!(y.len() == len, "rms_norm::apply: y has {} elements, wanted {len}", y.len());
     disjoint("rms_norm::apply", &[y], &[x, rstd, w])?;
+    let Some(pool) = s.host() else {
+        let room = "rms_norm::apply";
+        let views = [operand(room, y, F32)?, operand(room, x, F32)?, operand(room, rstd, F32)?, operand(room, w, F32)?];
+        let args = [&views[..], &[size(room, w.len())?, Arg::Bits(weight_offset)]].concat();
+        // SAFETY: as in `forward`.
+        return unsafe { s.launch(&KERNELS[1], &blocks(rstd.len())?, &args) };
+    };
     // SAFETY: the device is the CPU and `disjoint` keeps the output apart from everything else.
     unsafe { cpu::apply(pool, y.host_mut()?, x.host()?, rstd.host()?, w.host()?, weight_offset) };
     Ok(())
@@ -83,13 +105,20 @@ pub fn backward(
     add: Option<View<'_>>,
     weight_offset: f32,
 ) -> Result<()> {
-    let pool = s.pool("rms_norm::backward")?;
     let len = sizes("rms_norm::backward", x, rstd, w)?;
     let added = add.map_or(len, |a| a.len());
     let fits = dx.len() == len && dy.len() == len && added == len;
     ensure!(fits, "rms_norm::backward: dx, dy, add have {}, {}, {added} elements, wanted {len}", dx.len(), dy.len());
     let add = add.unwrap_or(View::none(NONE));
     disjoint("rms_norm::backward", &[dx], &[dy, x, rstd, w, add])?;
+    let Some(pool) = s.host() else {
+        let room = "rms_norm::backward";
+        let rows = [operand(room, dx, F32)?, operand(room, dy, F32)?, operand(room, x, F32)?];
+        let rest = [operand(room, rstd, F32)?, operand(room, w, F32)?, optional(room, add, F32)?];
+        let args = [&rows[..], &rest, &[size(room, w.len())?, Arg::Bits(weight_offset)]].concat();
+        // SAFETY: as in `forward`.
+        return unsafe { s.launch(&KERNELS[2], &blocks(rstd.len())?, &args) };
+    };
     // SAFETY: the device is the CPU and `disjoint` keeps the output apart from everything else.
     unsafe {
         cpu::backward(pool, dx.host_mut()?, dy.host()?, x.host()?, rstd.host()?, w.host()?, add.host()?, weight_offset);
@@ -99,10 +128,18 @@ pub fn backward(
 
 /// dw += one partial per example; `examples` is u32 [E, 2], the {start, end} of each example's rows.
 pub fn backward_weight(s: &Stream, dw: View<'_>, dy: View<'_>, x: View<'_>, rstd: View<'_>, examples: View<'_>) -> Result<()> {
-    let pool = s.pool("rms_norm::backward_weight")?;
     let len = sizes("rms_norm::backward_weight", x, rstd, dw)?;
     ensure!(dy.len() == len, "rms_norm::backward_weight: dy has {} elements, wanted {len}", dy.len());
     disjoint("rms_norm::backward_weight", &[dw], &[dy, x, rstd, examples])?;
+    let Some(pool) = s.host() else {
+        let room = "rms_norm::backward_weight";
+        ensure!(examples.len().is_multiple_of(2), "{room}: examples has {} elements, wanted [E, 2]", examples.len());
+        let rows = [operand(room, dw, F32)?, operand(room, dy, F32)?, operand(room, x, F32)?];
+        let rest = [operand(room, rstd, F32)?, operand(room, examples, U32)?];
+        let sizes = [size(room, examples.len() / 2)?, size(room, rstd.len())?, size(room, dw.len())?];
+        // SAFETY: as in `forward`; the kernel cuts spans at the rows there are.
+        return unsafe { s.launch(&KERNELS[3], &elements(dw.len())?, &[&rows[..], &rest, &sizes].concat()) };
+    };
     // SAFETY: the device is the CPU and `disjoint` keeps the output apart from everything else.
     let (dw, dy, x, rstd, examples) = unsafe { (dw.host_mut()?, dy.host()?, x.host()?, rstd.host()?, examples.host()?) };
     crate::spans("rms_norm::backward_weight", examples, rstd.len())?;

@@ -8,8 +8,10 @@
 //! Products, then the sum, each round. x: [N, stride] f32, its first heads·D columns turn, the rest stays. pos: `[N]` u32.
 //! table: [positions, D/2, 2] f32 (cos, sin), computed in f64 on the host and rounded once (LAW A5).
 //! Bytes: 8·N·heads·D and the table's rows. FLOPs: 3·N·heads·D. order: law
+//! A position beyond the table is an error on the CPU, which looks, and NaN on CUDA, where looking would wait.
 
-use runtime::{Result, Stream, View, disjoint, ensure};
+use crate::cuda::{elements, kernel, operand, size};
+use runtime::{Arg, DType::F32, DType::U32, Kernel, Result, Stream, View, disjoint, ensure};
 
 mod cpu;
 #[cfg(test)]
@@ -59,6 +61,8 @@ pub fn table(positions: usize, d: usize, theta: f64, scaling: Option<&Scaling>) 
     angles.flat_map(|a| [a.cos() as f32, a.sin() as f32]).collect()
 }
 
+pub(crate) const KERNELS: [Kernel; 1] = [kernel!("rope_rotate", "rope.cu")];
+
 fn rotate(
     room: &'static str,
     s: &Stream,
@@ -70,12 +74,19 @@ fn rotate(
     stride: usize,
     back: bool,
 ) -> Result<()> {
-    let pool = s.pool(room)?;
     ensure!(d > 0 && d.is_multiple_of(2), "{room}: head dim {d} is not even");
     ensure!(heads.saturating_mul(d) <= stride, "{room}: {heads} heads of {d} in rows of {stride}");
     ensure!(x.len() == pos.len().saturating_mul(stride), "{room}: x has {} elements, wanted [{}, {stride}]", x.len(), pos.len());
     ensure!(table.len().is_multiple_of(d), "{room}: table has {} elements, wanted [positions, {}, 2]", table.len(), d / 2);
     disjoint(room, &[x], &[pos, table])?;
+    let Some(pool) = s.host() else {
+        let views = [operand(room, x, F32)?, operand(room, pos, U32)?, operand(room, table, F32)?];
+        let pairs = pos.len() * heads * (d / 2);
+        let shape = [Arg::U64(pairs as u64), size(room, heads)?, size(room, d / 2)?, size(room, stride)?];
+        let args = [&views[..], &shape, &[size(room, table.len() / d)?, Arg::U32(back.into())]].concat();
+        // SAFETY: the kernel's arguments; the shapes were checked, positions it checks itself.
+        return unsafe { s.launch(&KERNELS[0], &elements(pairs)?, &args) };
+    };
     // SAFETY: the device is the CPU and `disjoint` keeps x apart from everything else.
     let (x, pos, table) = unsafe { (x.host_mut::<f32>()?, pos.host::<u32>()?, table.host::<f32>()?) };
     let known = table.len() / d;

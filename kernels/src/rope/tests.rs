@@ -1,5 +1,5 @@
 use super::*;
-use crate::check::{Golden, below, bits, close, normal, stream, streams, wide};
+use crate::check::{Golden, below, bits, close, normal, on_cuda, stream, streams, wide};
 
 const LLAMA3: Scaling =
     Scaling { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_position_embeddings: 8192.0 };
@@ -16,13 +16,31 @@ fn run(s: &Stream, x: &[f32], pos: &[u32], table: &[f32], shape: [usize; 3]) -> 
 
 #[test]
 fn against_f64_and_back() -> Result<()> {
+    accurate(&stream())
+}
+
+#[test]
+fn on_cuda_against_f64_and_as_on_the_cpu() {
+    on_cuda("rope", |s| accurate(s).and_then(|()| lawful(std::slice::from_ref(s))));
+}
+
+#[test]
+fn on_cuda_a_position_beyond_the_table_is_nan() {
+    on_cuda("rope", |s| {
+        let [y, _] = run(s, &[1.0; 12], &[0, 4], &table(4, 6, 1e4, None), [1, 6, 6])?;
+        assert!(y[..6].iter().all(|v| *v == 1.0) && y[6..].iter().all(|v| v.is_nan()), "{y:?}");
+        Result::Ok(())
+    });
+}
+
+fn accurate(s: &Stream) -> Result<()> {
     for (heads, d, stride, scaling) in
         [(3, 2, 7, None), (2, 16, 48, Some(&LLAMA3)), (5, 48, 240, None), (2, 64, 128, Some(&LLAMA3))]
     {
         let n = 17;
         let (x, pos) = (normal(1, n * stride), below(2, n, 131_072));
         let table = table(131_072, d, 5e5, scaling);
-        let [y, back] = run(&stream(), &x, &pos, &table, [heads, d, stride])?;
+        let [y, back] = run(s, &x, &pos, &table, [heads, d, stride])?;
         let frequencies: Vec<f64> = frequencies(d, 5e5, scaling).collect();
         let turned = |rows: &[f32]| -> Vec<f32> { rows.chunks(stride).flat_map(|r| r[..heads * d].to_vec()).collect() };
         close("rope y", &turned(&y), &reference::rotate(&wide(&turned(&x)), &pos, &frequencies, heads, 1.0), 2e-7);
@@ -45,13 +63,18 @@ fn the_reference_turns_back_by_its_transpose() {
 
 #[test]
 fn the_law() -> Result<()> {
+    lawful(&streams())
+}
+
+/// Every stream and every cut writes the bits of the portable CPU.
+fn lawful(on: &[Stream]) -> Result<()> {
     let (n, shape) = (64, [3, 22, 80]);
     let (x, pos, table) = (normal(5, n * 80), below(6, n, 300), table(300, 22, 1e4, None));
     let law = run(&streams()[0], &x, &pos, &table, shape)?;
-    for s in streams() {
+    for s in on {
         for cut in [0..64, 0..1, 1..4, 4..21] {
             let rows = cut.start * 80..cut.end * 80;
-            let got = run(&s, &x[rows.clone()], &pos[cut], &table, shape)?;
+            let got = run(s, &x[rows.clone()], &pos[cut], &table, shape)?;
             assert!((0..2).all(|i| bits(&law[i][rows.clone()]) == bits(&got[i])), "{:?} {rows:?}", s.host());
         }
     }

@@ -7,13 +7,17 @@
 //! Every operation rounds, in the order of the brackets. gate_up, dgate_up: [N, 2F] f32, g the first F of a row, u the last F.
 //! y, dy: [N, F] f32. `=` everywhere. Bytes: forward 12 NF, backward 20 NF. FLOPs: about 20 NF and 26 NF. order: law
 
-use runtime::{Result, Stream, View, disjoint, ensure};
+use crate::cuda::{elements, kernel, operand, size};
+use runtime::{Arg, DType::F32, Kernel, Result, Stream, View, disjoint, ensure};
 
 mod cpu;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;
+
+/// The room on a CUDA device: the same operations, one thread per element, the same bits as on the CPU.
+pub(crate) const KERNELS: [Kernel; 2] = [kernel!("swiglu_forward", "swiglu.cu"), kernel!("swiglu_backward", "swiglu.cu")];
 
 fn sizes(room: &str, y: View<'_>, gate_up: View<'_>, f: usize) -> Result<()> {
     let fits = f > 0 && y.len().is_multiple_of(f) && gate_up.len() == 2 * y.len();
@@ -23,21 +27,37 @@ fn sizes(room: &str, y: View<'_>, gate_up: View<'_>, f: usize) -> Result<()> {
 
 /// y [N, F] of gate_up [N, 2F].
 pub fn forward(s: &Stream, y: View<'_>, gate_up: View<'_>, f: usize) -> Result<()> {
-    let pool = s.pool("swiglu::forward")?;
     sizes("swiglu::forward", y, gate_up, f)?;
     disjoint("swiglu::forward", &[y], &[gate_up])?;
-    // SAFETY: the device is the CPU and `disjoint` keeps the output apart from everything else.
-    unsafe { cpu::forward(pool, y.host_mut()?, gate_up.host()?, f) };
+    match s.host() {
+        // SAFETY: the device is the CPU and `disjoint` keeps the output apart from everything else.
+        Some(pool) => unsafe { cpu::forward(pool, y.host_mut()?, gate_up.host()?, f) },
+        None => {
+            let room = "swiglu::forward";
+            let views = [operand(room, y, F32)?, operand(room, gate_up, F32)?];
+            let args = [views[0], views[1], Arg::U64(y.len() as u64), size(room, f)?];
+            // SAFETY: the kernel's arguments; `sizes` checked what they cover.
+            unsafe { s.launch(&KERNELS[0], &elements(y.len())?, &args)? };
+        }
+    }
     Ok(())
 }
 
 /// dgate_up [N, 2F] of dy [N, F] and gate_up [N, 2F].
 pub fn backward(s: &Stream, dgate_up: View<'_>, dy: View<'_>, gate_up: View<'_>, f: usize) -> Result<()> {
-    let pool = s.pool("swiglu::backward")?;
     sizes("swiglu::backward", dy, gate_up, f)?;
     sizes("swiglu::backward", dy, dgate_up, f)?;
     disjoint("swiglu::backward", &[dgate_up], &[dy, gate_up])?;
-    // SAFETY: the device is the CPU and `disjoint` keeps the output apart from everything else.
-    unsafe { cpu::backward(pool, dgate_up.host_mut()?, dy.host()?, gate_up.host()?, f) };
+    match s.host() {
+        // SAFETY: the device is the CPU and `disjoint` keeps the output apart from everything else.
+        Some(pool) => unsafe { cpu::backward(pool, dgate_up.host_mut()?, dy.host()?, gate_up.host()?, f) },
+        None => {
+            let room = "swiglu::backward";
+            let views = [operand(room, dgate_up, F32)?, operand(room, dy, F32)?, operand(room, gate_up, F32)?];
+            let args = [views[0], views[1], views[2], Arg::U64(dy.len() as u64), size(room, f)?];
+            // SAFETY: the kernel's arguments; `sizes` checked what they cover.
+            unsafe { s.launch(&KERNELS[1], &elements(dy.len())?, &args)? };
+        }
+    }
     Ok(())
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::check::{Golden, bits, close, differentiates, normal, stream, streams, wide};
+use crate::check::{Golden, bits, close, differentiates, normal, on_cuda, stream, streams, wide};
 
 /// Rows [N, 2F] of gate [N, F] and up [N, F].
 fn beside(gate: &[f32], up: &[f32], f: usize) -> Vec<f32> {
@@ -23,10 +23,20 @@ fn run(s: &Stream, gate_up: &[f32], dy: &[f32], f: usize) -> Result<[Vec<f32>; 2
 
 #[test]
 fn against_f64() -> Result<()> {
+    accurate(&stream())
+}
+
+#[test]
+fn on_cuda_against_f64_and_as_on_the_cpu() {
+    on_cuda("swiglu", accurate);
+    on_cuda("swiglu", |s| lawful(std::slice::from_ref(s)));
+}
+
+fn accurate(s: &Stream) -> Result<()> {
     for (n, f) in [(1, 1), (3, 15), (5, 33), (17, 768)] {
         let gate: Vec<f32> = normal(1, n * f).iter().map(|g| 4.0 * g).collect();
         let (up, dy) = (normal(2, n * f), normal(3, n * f));
-        let [y, d] = run(&stream(), &beside(&gate, &up, f), &dy, f)?;
+        let [y, d] = run(s, &beside(&gate, &up, f), &dy, f)?;
         let (g, u, dy) = (wide(&gate), wide(&up), wide(&dy));
         close("swiglu y", &y, &reference::forward(&g, &u), 4e-7);
         let ([dg, du], (want_dg, want_du)) = (apart(&d, f), reference::backward(&dy, &g, &u));
@@ -47,12 +57,17 @@ fn the_reference_differentiates() {
 
 #[test]
 fn the_law() -> Result<()> {
+    lawful(&streams())
+}
+
+/// Every stream and every cut writes the bits of the portable CPU.
+fn lawful(on: &[Stream]) -> Result<()> {
     let (n, f) = (64, 45);
     let (gate_up, dy) = (normal(7, 2 * n * f), normal(8, n * f));
     let law = run(&streams()[0], &gate_up, &dy, f)?;
-    for s in streams() {
+    for s in on {
         for cut in [0..64, 0..1, 1..4, 4..21] {
-            let got = run(&s, &gate_up[2 * cut.start * f..2 * cut.end * f], &dy[cut.start * f..cut.end * f], f)?;
+            let got = run(s, &gate_up[2 * cut.start * f..2 * cut.end * f], &dy[cut.start * f..cut.end * f], f)?;
             assert_eq!(bits(&law[0][cut.start * f..cut.end * f]), bits(&got[0]), "{:?} {cut:?}", s.host());
             assert_eq!(bits(&law[1][2 * cut.start * f..2 * cut.end * f]), bits(&got[1]), "{:?} {cut:?}", s.host());
         }

@@ -171,6 +171,20 @@ pub fn newest(output: &Path) -> Result<Newest> {
     Ok(newest)
 }
 
+/// Removes every checkpoint of a run's folder.
+pub fn clear(output: &Path) -> Result<()> {
+    sweep(output)?;
+    steps(&entries(output)?, "checkpoint-", "").into_iter().try_for_each(|step| gone(output, step).map(drop))
+}
+
+/// Removes a checkpoint, which loses its name first.
+fn gone(output: &Path, step: u64) -> Result<PathBuf> {
+    let (name, hidden) = (named(output, step), hidden(output, step, "tmp"));
+    rename(&name, &hidden)?;
+    remove(&hidden)?;
+    Ok(name)
+}
+
 /// Removes the checkpoints of the lowest steps until `limit` are left (0: no limit), but never the newest whole one nor that of
 /// the step `best`. Where none is whole, nothing is removed. Returns what was.
 pub fn prune(output: &Path, limit: usize, best: Option<u64>) -> Result<Vec<PathBuf>> {
@@ -186,10 +200,7 @@ pub fn prune(output: &Path, limit: usize, best: Option<u64>) -> Result<Vec<PathB
         if over == 0 {
             break;
         }
-        let (name, gone) = (named(output, *step), hidden(output, *step, "tmp"));
-        rename(&name, &gone)?;
-        remove(&gone)?;
-        removed.push(name);
+        removed.push(gone(output, *step)?);
         over -= 1;
     }
     Ok(removed)

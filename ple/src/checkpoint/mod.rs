@@ -6,7 +6,7 @@ mod folder;
 mod state;
 mod tuned;
 
-pub use folder::{Newest, load, newest, prune};
+pub use folder::{Newest, clear, load, newest, prune};
 pub use state::{Drawn, Stage, State, cut, lengths};
 pub use tuned::{create_folder, fingerprint, restore_tuned, save};
 

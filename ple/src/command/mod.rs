@@ -41,6 +41,14 @@ fn most_steps(c: &Config) -> u64 {
 fn start(c: &Config, opened: &Opened, trainer: &Trainer, resumed: Option<&Resumed>) -> Result<Log> {
     let folder = required(&c.output_dir, "output_dir")?;
     create_folder(folder)?;
+    // It says that a run has ended; this one has not.
+    let ended = folder.join(telemetry::trainer_state::NAME);
+    match std::fs::remove_file(&ended) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            return Err(runtime::Error::File { path: ended, action: "remove", source }.into());
+        }
+        _ => {}
+    }
     let log = match resumed {
         Some(resumed) => resumed.log(c)?,
         None => Log::create(folder, c, TrainerState::new(c, trainer.optimizer.total(), c.num_train_epochs))?,

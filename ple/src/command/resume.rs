@@ -5,6 +5,7 @@ use crate::checkpoint::{self, Drawn, Stage, State};
 use crate::config::{Config, Resume};
 use crate::log::{self, Log};
 use crate::open::Opened;
+use crate::telemetry::trainer_state;
 use crate::trainer::Trainer;
 use crate::{Error, Result};
 use model::Tune;
@@ -49,8 +50,8 @@ pub struct Resumed {
     state: State,
 }
 
-/// What `resume_from_checkpoint` finds. Without it, a folder that has checkpoints of an earlier run is refused: they would be
-/// taken for those of this one.
+/// What `resume_from_checkpoint` finds. Without it the run begins: checkpoints of an earlier run that has ended are removed, as its
+/// other files are replaced; those of one that has not are a reason to refuse.
 pub fn find(c: &Config, said: &mut Vec<String>) -> Result<Option<Resumed>> {
     let output = required(&c.output_dir, "output_dir")?;
     let (folder, state) = match &c.resume_from_checkpoint {
@@ -65,9 +66,15 @@ pub fn find(c: &Config, said: &mut Vec<String>) -> Result<Option<Resumed>> {
             found
         }
         Resume::No => {
-            let Some((folder, _)) = checkpoint::newest(output)?.found else { return Ok(None) };
+            if output.join(trainer_state::NAME).exists() {
+                return checkpoint::clear(output).map(|()| None);
+            }
+            let Some((folder, _)) = (if output.is_dir() { checkpoint::newest(output)?.found } else { None }) else {
+                return Ok(None);
+            };
             return Err(Error::Usage(format!(
-                "output_dir: {} is there from an earlier run; --resume_from_checkpoint true goes on from it, another folder begins anew",
+                "output_dir: {} is there from a run that has not ended; --resume_from_checkpoint true goes on from it, another folder \
+                 begins anew",
                 folder.display()
             )));
         }

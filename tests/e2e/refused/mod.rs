@@ -2,6 +2,7 @@
 //! panic, and nothing half-written left behind. A tiny model of random weights; no shared data.
 
 mod adapters;
+mod devices;
 mod disks;
 mod models;
 mod numbers;

@@ -1,16 +1,18 @@
 //! The devices that tests run on.
 //!
-//! Today these are real ones only: the CPU, once for each instruction set of the machine and each of three pool sizes
-//! ([`streams`]). Nothing is emulated yet.
+//! The CPU, once for each instruction set of the machine and each of three pool sizes ([`streams`]), and a CUDA device that is
+//! emulated ([`cuda`]): stand-ins for the driver and its compiler behind NVIDIA's C interface (`host/`), which run the very `.cu`
+//! sources of the rooms, compiled for the host, through the production path. A block's threads are fibers, run in one of three
+//! [`Order`]s; fresh and shared memory is poisoned, allocations are guarded, a deadlock is reported.
 //!
-//! This package is where host stand-ins for the vendors' libraries will live: the CUDA driver with cuBLASLt and NCCL, and AscendCL
-//! with HCCL. They will sit behind the vendors' C interfaces and run the very `.cu` and `.asc` sources of the rooms, compiled
-//! for the host, through the production path. They will show wrong numbers, races, overruns and unhandled vendor codes. They
-//! will not show speed, rounding of hardware functions, or faults of drivers; that takes hardware. Their devices will then
-//! appear in [`streams`] with `(emulated)` in their name, and every test that goes through it runs on them.
-#![forbid(unsafe_code)]
+//! It shows wrong numbers, missing barriers, overruns and unhandled codes. It does not show speed, races between blocks, rounding of
+//! hardware functions, or faults of drivers; that takes hardware. Queues run at once, in the caller. cuBLASLt, NCCL, tensor cores,
+//! asynchronous copies and AscendCL have no stand-ins.
 
+use libloading::Library;
 use runtime::{Isa, Stream};
+use std::path::Path;
+use std::sync::OnceLock;
 
 /// Pool sizes that results must not depend on.
 pub const THREADS: [usize; 3] = [1, 2, 4];
@@ -20,6 +22,83 @@ pub const THREADS: [usize; 3] = [1, 2, 4];
 pub fn streams() -> Vec<(String, Stream)> {
     let cpu = |isa: Isa, threads| (format!("cpu {isa} threads={threads}"), Stream::cpu(threads, isa));
     Isa::all().into_iter().flat_map(|isa| THREADS.map(|threads| cpu(isa, threads))).collect()
+}
+
+/// In which order the emulated device runs blocks and warps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// From the first, each as far as it can go.
+    Forward,
+    /// From the last, each as far as it can go.
+    Reverse,
+    /// At random, blocks from the last.
+    Shuffle,
+}
+
+impl Order {
+    /// All of them.
+    pub const ALL: [Order; 3] = [Order::Forward, Order::Reverse, Order::Shuffle];
+}
+
+/// The emulated device of this process.
+pub struct Cuda {
+    driver: Library,
+    /// Its queue.
+    pub stream: Stream,
+}
+
+impl Cuda {
+    /// Chooses the order in which launches of this thread run from now on.
+    pub fn order(&self, order: Order) {
+        // SAFETY: the stand-in's own declaration.
+        unsafe { (self.call("emulator_schedule"))(order as i32) };
+    }
+
+    /// Forgets a fault, which otherwise answers every later call.
+    pub fn clear(&self) {
+        // SAFETY: the stand-in ignores the argument.
+        unsafe { (self.call("emulator_clear"))(0) };
+    }
+
+    fn call(&self, name: &str) -> libloading::Symbol<'_, unsafe extern "C" fn(i32) -> i32> {
+        // SAFETY: both functions have this type, or take nothing.
+        unsafe { self.driver.get(name) }.expect("the stand-in has its own functions")
+    }
+}
+
+/// The emulated CUDA device, the same for every caller; None, said aloud, where the stand-ins could not be built (a failure if
+/// `PLE_REQUIRE` names `cuda`). The stand-ins are loaded first and bear the vendor's names, so the runtime meets them.
+pub fn cuda() -> Option<&'static Cuda> {
+    static DEVICE: OnceLock<Option<Cuda>> = OnceLock::new();
+    DEVICE.get_or_init(open).as_ref()
+}
+
+/// The folder with the stand-ins, for the `LD_LIBRARY_PATH` of another process; None as of [`cuda`].
+pub fn libraries() -> Option<&'static Path> {
+    let absent = env!("EMULATOR_ABSENT");
+    if absent.is_empty() {
+        return Some(Path::new(env!("EMULATOR_FOLDER")));
+    }
+    let required = std::env::var("PLE_REQUIRE").is_ok_and(|names| names.split(',').any(|name| name == "cuda"));
+    assert!(!required, "PLE_REQUIRE names cuda: {absent}");
+    eprintln!("skip: emulated cuda: {absent}");
+    None
+}
+
+fn open() -> Option<Cuda> {
+    let folder = libraries()?;
+    let load = |name: &str| {
+        let path = folder.join(name);
+        // SAFETY: built by this package; its initialisers do nothing but construct.
+        unsafe { Library::new(&path) }.unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+    };
+    let driver = load("libcuda.so");
+    std::mem::forget(load("libnvrtc.so"));
+    let stream = Stream::open("cuda:0", None).expect("the emulated device opens");
+    let info = stream.backend().info();
+    assert!(info.name.contains("(emulated)"), "another driver was loaded first: {}", info.name);
+    println!("device: {} {}, {}", stream.backend().name(), info.name, info.arch);
+    Some(Cuda { driver, stream })
 }
 
 #[cfg(test)]

@@ -1,0 +1,278 @@
+//! The verbs of [`Backend`] on one CUDA device with one queue.
+
+use super::compiler::{Compiler, cache_folder};
+use super::driver::{self, check, failure};
+use super::events::Events;
+use super::modules::Modules;
+use crate::{Arg, Backend, DeviceInfo, Error, Event, Kernel, Launch, Pinned, Pool, Ptr, Queue, Result, ensure};
+use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult, CUstream};
+use std::ffi::CStr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Without asking, a kernel gets this much dynamic shared memory.
+const SHARED_UNASKED: u32 = 48 << 10;
+
+/// One device, its primary context and one stream.
+pub struct Cuda {
+    name: String,
+    info: DeviceInfo,
+    device: sys::CUdevice,
+    context: sys::CUcontext,
+    stream: CUstream,
+    compiler: Compiler,
+    modules: Mutex<Modules>,
+    events: Mutex<Events>,
+}
+
+// SAFETY: the driver's handles may be used from any thread; every verb makes the context current first.
+unsafe impl Send for Cuda {}
+// SAFETY: as above; what is changed lies behind locks.
+unsafe impl Sync for Cuda {}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn attribute(device: sys::CUdevice, which: Attribute) -> Result<i32> {
+    let mut value = 0;
+    // SAFETY: an integer that outlives the call.
+    check("cuDeviceGetAttribute", unsafe { sys::cuDeviceGetAttribute(&mut value, which, device) })?;
+    Ok(value)
+}
+
+/// Name, memory, cores, architecture and versions; the compiler's is added by the caller.
+fn describe(device: sys::CUdevice) -> Result<DeviceInfo> {
+    let (mut name, mut memory, mut version) = ([0u8; 256], 0, 0);
+    // SAFETY: the buffers outlive the calls and have the lengths given.
+    unsafe {
+        check("cuDeviceGetName", sys::cuDeviceGetName(name.as_mut_ptr().cast(), name.len() as i32, device))?;
+        check("cuDeviceTotalMem", sys::cuDeviceTotalMem_v2(&mut memory, device))?;
+        check("cuDriverGetVersion", sys::cuDriverGetVersion(&mut version))?;
+    }
+    let major = attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+    let minor = attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+    let name = CStr::from_bytes_until_nul(&name).map_or_else(|_| "unnamed".into(), |n| n.to_string_lossy().into_owned());
+    Ok(DeviceInfo {
+        name,
+        // 9.0 has instructions that only its own architecture name unlocks.
+        arch: format!("sm_{major}{minor}{}", if (major, minor) == (9, 0) { "a" } else { "" }),
+        memory: memory as u64,
+        cores: attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32,
+        found: vec![("libcuda".into(), format!("{}.{}", version / 1000, version % 1000 / 10))],
+    })
+}
+
+impl Cuda {
+    /// Opens device `index` of the driver; needs memory pools and compute capability 8.0.
+    pub fn open(index: u32) -> Result<Cuda> {
+        let name = format!("cuda:{index}");
+        let refused = |why: String| Error::NoDevice(format!("{name}: {why}"));
+        driver::start(&name)?;
+        let (mut count, mut device) = (0, 0);
+        // SAFETY: integers that outlive the calls.
+        check("cuDeviceGetCount", unsafe { sys::cuDeviceGetCount(&mut count) })?;
+        if i64::from(index) >= i64::from(count) {
+            return Err(refused(format!("the driver has {count} devices, counted from 0")));
+        }
+        // SAFETY: as above.
+        check("cuDeviceGet", unsafe { sys::cuDeviceGet(&mut device, index as i32) })?;
+        let mut info = describe(device)?;
+        let major = attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+        if major < 8 || attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED)? == 0 {
+            return Err(refused(format!("{} is {}: wanted sm_80 or newer with memory pools", info.name, info.arch)));
+        }
+        let compiler = Compiler::find(&info.arch, cache_folder()).map_err(|e| match e {
+            Error::NoDevice(text) => refused(text),
+            other => other,
+        })?;
+        info.found.push(("libnvrtc".into(), compiler.version()));
+        let (mut context, mut stream) = (std::ptr::null_mut(), std::ptr::null_mut());
+        // SAFETY: handles that outlive the calls; the pool is the device's own and keeps what is freed (no threshold).
+        unsafe {
+            check("cuDevicePrimaryCtxRetain", sys::cuDevicePrimaryCtxRetain(&mut context, device))?;
+            check("cuCtxSetCurrent", sys::cuCtxSetCurrent(context))?;
+            let (mut pool, mut threshold) = (std::ptr::null_mut(), u64::MAX);
+            check("cuDeviceGetDefaultMemPool", sys::cuDeviceGetDefaultMemPool(&mut pool, device))?;
+            let release = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+            let threshold = (&raw mut threshold).cast();
+            check("cuMemPoolSetAttribute", sys::cuMemPoolSetAttribute(pool, release, threshold))?;
+            let apart = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
+            check("cuStreamCreate", sys::cuStreamCreate(&mut stream, apart))?;
+        }
+        let (modules, events) = Default::default();
+        Ok(Cuda { name, info, device, context, stream, compiler, modules, events })
+    }
+
+    /// Makes the context current in this thread and gives the queue's stream.
+    fn stream(&self, q: Queue) -> Result<CUstream> {
+        ensure!(q.0 == 0, "{}: wanted queue 0, got {}", self.name, q.0);
+        // SAFETY: the context lives as long as the device.
+        check("cuCtxSetCurrent", unsafe { sys::cuCtxSetCurrent(self.context) })?;
+        Ok(self.stream)
+    }
+
+    fn out_of_memory(&self, wanted: usize) -> Error {
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: integers that outlive the call; the context is current.
+        let known = unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) } == CUresult::CUDA_SUCCESS;
+        let rest = if known { format!(", {free} of {total} bytes are free") } else { String::new() };
+        Error::OutOfMemory { wanted, what: format!("a buffer on {}{rest}", self.name) }
+    }
+}
+
+impl Drop for Cuda {
+    fn drop(&mut self) {
+        if self.synchronize(Queue(0)).is_ok() {
+            lock(&self.modules).clear();
+        }
+        lock(&self.events).clear();
+        // SAFETY: handles of this value, given back once. Errors have nowhere to go.
+        unsafe {
+            sys::cuStreamDestroy_v2(self.stream);
+            sys::cuDevicePrimaryCtxRelease_v2(self.device);
+        }
+    }
+}
+
+impl Backend for Cuda {
+    fn name(&self) -> &str {
+        &self.name
+    }
+    fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+    fn host(&self) -> Option<&Pool> {
+        None
+    }
+    fn alloc(&self, q: Queue, bytes: usize) -> Result<Ptr> {
+        let stream = self.stream(q)?;
+        let (mut p, bytes) = (0, bytes.max(64));
+        // SAFETY: an address that outlives the call.
+        match unsafe { sys::cuMemAllocAsync(&mut p, bytes, stream) } {
+            CUresult::CUDA_SUCCESS => {}
+            CUresult::CUDA_ERROR_OUT_OF_MEMORY => return Err(self.out_of_memory(bytes)),
+            code => return Err(failure("cuMemAllocAsync", code)),
+        }
+        self.fill(q, Ptr(p), 0, bytes)?;
+        Ok(Ptr(p))
+    }
+    fn free(&self, q: Queue, p: Ptr, _: usize) {
+        if let Ok(stream) = self.stream(q) {
+            // SAFETY: `p` came from `alloc`. After a fault the driver refuses, and the memory goes with the context.
+            unsafe { sys::cuMemFreeAsync(p.0, stream) };
+        }
+    }
+    /// Plain host memory: the driver stages copies of it, and they wait.
+    fn pinned(&self, bytes: usize) -> Result<Pinned> {
+        Ok(Pinned(vec![0; bytes].into_boxed_slice()))
+    }
+    fn htod(&self, q: Queue, dst: Ptr, src: &[u8]) -> Result<()> {
+        if src.is_empty() {
+            return Ok(());
+        }
+        let stream = self.stream(q)?;
+        // SAFETY: callers are Buffer and View, which checked the length; the driver has read pageable memory when it returns.
+        check("cuMemcpyHtoDAsync", unsafe { sys::cuMemcpyHtoDAsync_v2(dst.0, src.as_ptr().cast(), src.len(), stream) })
+    }
+    fn dtoh(&self, q: Queue, dst: &mut [u8], src: Ptr) -> Result<()> {
+        self.synchronize(q)?;
+        if dst.is_empty() {
+            return Ok(());
+        }
+        let stream = self.stream(q)?;
+        // SAFETY: as in `htod`; a copy to pageable memory is complete when the call returns, and `synchronize` makes sure.
+        check("cuMemcpyDtoHAsync", unsafe { sys::cuMemcpyDtoHAsync_v2(dst.as_mut_ptr().cast(), src.0, dst.len(), stream) })?;
+        self.synchronize(q)
+    }
+    fn dtoh_later(&self, q: Queue, dst: &mut Pinned, src: Ptr, n: usize) -> Result<Event> {
+        let dst = dst.0.get_mut(..n).ok_or_else(|| Error::Shape(format!("dtoh_later: {n} bytes into a smaller pinned block")))?;
+        self.dtoh(q, dst, src)?;
+        self.record(q)
+    }
+    fn dtod(&self, q: Queue, dst: Ptr, src: Ptr, n: usize) -> Result<()> {
+        if n == 0 {
+            return Ok(());
+        }
+        let stream = self.stream(q)?;
+        // SAFETY: both views cover `n` bytes.
+        check("cuMemcpyDtoDAsync", unsafe { sys::cuMemcpyDtoDAsync_v2(dst.0, src.0, n, stream) })
+    }
+    fn fill(&self, q: Queue, dst: Ptr, byte: u8, n: usize) -> Result<()> {
+        if n == 0 {
+            return Ok(());
+        }
+        let stream = self.stream(q)?;
+        // SAFETY: the view covers `n` bytes.
+        check("cuMemsetD8Async", unsafe { sys::cuMemsetD8Async(dst.0, byte, n, stream) })
+    }
+    fn record(&self, q: Queue) -> Result<Event> {
+        let stream = self.stream(q)?;
+        Ok(Event { handle: lock(&self.events).record(stream)?, at: Instant::now() })
+    }
+    fn wait(&self, q: Queue, e: &Event) -> Result<()> {
+        let (stream, events) = (self.stream(q)?, lock(&self.events));
+        // SAFETY: both handles live.
+        check("cuStreamWaitEvent", unsafe { sys::cuStreamWaitEvent(stream, events.get(e.handle)?, 0) })
+    }
+    fn elapsed(&self, a: &Event, b: &Event) -> Result<Duration> {
+        self.synchronize(Queue(0))?;
+        let (events, mut ms) = (lock(&self.events), 0f32);
+        let (a, b) = (events.get(a.handle)?, events.get(b.handle)?);
+        // SAFETY: both events live and, the queue being empty, have happened.
+        check("cuEventElapsedTime", unsafe { sys::cuEventElapsedTime_v2(&mut ms, a, b) })?;
+        Ok(Duration::from_secs_f64(f64::from(ms.max(0.0)) / 1e3))
+    }
+    unsafe fn launch(&self, q: Queue, k: &Kernel, l: &Launch, args: &[Arg<'_>]) -> Result<()> {
+        if l.cluster > 1 || l.cooperative {
+            return Err(Error::Unsupported { call: "cluster and cooperative launches", device: self.name.clone() });
+        }
+        let stream = self.stream(q)?;
+        if l.grid.contains(&0) {
+            return Ok(());
+        }
+        let f = lock(&self.modules).function(&self.compiler, k, &l.defines)?;
+        let mut words = f.pack(args)?;
+        let mut params: Vec<_> = words.iter_mut().map(|w| w.as_mut_ptr().cast()).collect();
+        let [x, y, z] = l.grid;
+        // SAFETY: the arguments have the sizes that the entry point takes; what they point to is the caller's promise.
+        unsafe {
+            if l.shared > SHARED_UNASKED {
+                let most = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+                check("cuFuncSetAttribute", sys::cuFuncSetAttribute(f.handle, most, l.shared as i32))?;
+            }
+            let none = std::ptr::null_mut();
+            let code = sys::cuLaunchKernel(f.handle, x, y, z, l.block, 1, 1, l.shared, stream, params.as_mut_ptr(), none);
+            check("cuLaunchKernel", code).map_err(|e| launched(k, l, e))
+        }
+    }
+    fn synchronize(&self, q: Queue) -> Result<()> {
+        let (stream, start) = (self.stream(q)?, Instant::now());
+        loop {
+            // SAFETY: the stream lives.
+            match unsafe { sys::cuStreamQuery(stream) } {
+                CUresult::CUDA_SUCCESS => return Ok(()),
+                CUresult::CUDA_ERROR_NOT_READY if start.elapsed() > self.deadline() => {
+                    return Err(Error::Deadline {
+                        what: format!("{}: its queue", self.name),
+                        seconds: self.deadline().as_secs(),
+                    });
+                }
+                CUresult::CUDA_ERROR_NOT_READY if start.elapsed() < Duration::from_millis(1) => std::hint::spin_loop(),
+                CUresult::CUDA_ERROR_NOT_READY => std::thread::sleep(Duration::from_micros(50)),
+                code => return Err(failure("cuStreamQuery", code)),
+            }
+        }
+    }
+}
+
+/// The vendor's error with the kernel and the shape of its launch.
+fn launched(k: &Kernel, l: &Launch, e: Error) -> Error {
+    match e {
+        Error::Device { call, code, text } => {
+            let text = format!("{} grid {:?} block {} shared {}: {text}", k.name, l.grid, l.block, l.shared);
+            Error::Device { call, code, text }
+        }
+        other => other,
+    }
+}

@@ -1,0 +1,107 @@
+//! What the emulated device must catch, and what the runtime makes of it: each fault is an error with kernel and thread in it.
+
+use ple_emulator as emulator;
+
+use emulator::{Cuda, Order};
+use runtime::{Arg, Error, Kernel, Launch, Result};
+
+const SOURCE: &str = include_str!("faults.cu");
+
+/// Faults stick to the device, so these tests take turns.
+static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+/// Launches 64 threads on a fresh y `[64]` and gives it back.
+fn run(cuda: &Cuda, name: &'static str) -> Result<Vec<f32>> {
+    let y = cuda.stream.upload(&[-1f32; 64])?;
+    let kernel = Kernel { name, cuda: SOURCE, ascend: "" };
+    let launch = Launch { grid: [1; 3], block: 64, ..Launch::default() };
+    // SAFETY: the kernel's argument, with 64 elements.
+    unsafe { cuda.stream.launch(&kernel, &launch, &[Arg::Ptr(y.view().ptr())])? };
+    y.to_vec()
+}
+
+/// Writes element `at` of an x `[20]`.
+fn write(cuda: &Cuda, at: u32) -> Result<Vec<f32>> {
+    let x = cuda.stream.upload(&[0f32; 20])?;
+    let kernel = Kernel { name: "beyond", cuda: SOURCE, ascend: "" };
+    let launch = Launch { grid: [1; 3], block: 1, ..Launch::default() };
+    // SAFETY: the kernel's arguments; what lies beyond x is the emulated device's to notice.
+    unsafe { cuda.stream.launch(&kernel, &launch, &[Arg::Ptr(x.view().ptr()), Arg::U32(at)])? };
+    x.to_vec()
+}
+
+fn fails<T: std::fmt::Debug>(cuda: &Cuda, result: Result<T>, code: i64, parts: &[&str]) {
+    match result {
+        Err(Error::Device { code: got, text, .. }) => {
+            assert!(got == code && parts.iter().all(|part| text.contains(part)), "{got} {text}");
+        }
+        other => panic!("wanted code {code} and {parts:?}, got {other:?}"),
+    }
+    cuda.clear();
+}
+
+#[test]
+fn on_cuda_faults_are_caught_and_named() -> Result<()> {
+    let Some(cuda) = emulator::cuda() else { return Ok(()) };
+    let _turn = TURN.lock();
+    let mirrored: Vec<f32> = (0..64).rev().map(|i| i as f32).collect();
+    for order in Order::ALL {
+        cuda.order(order);
+        assert_eq!(run(cuda, "patient")?, mirrored);
+        assert_ne!(run(cuda, "hurried")?, mirrored, "{order:?}: a missing barrier shows");
+        assert!(run(cuda, "unwritten")?.iter().all(|v| v.is_nan()));
+        fails(cuda, run(cuda, "stuck"), 719, &["deadlock", "__syncthreads", "stuck", "32 of 64"]);
+        fails(cuda, run(cuda, "divergent"), 719, &["divergent warp", "__shfl_xor_sync", "__shfl_down_sync"]);
+        assert_eq!(write(cuda, 9)?[9], 1.0);
+        fails(cuda, write(cuda, 21), 719, &["write beyond", "of 80 bytes"]);
+        fails(cuda, write(cuda, 1024), 700, &["illegal address", "beyond"]);
+        assert_eq!(run(cuda, "patient")?, mirrored);
+    }
+    Ok(())
+}
+
+#[test]
+fn on_cuda_wrong_launches_are_refused_by_name() -> Result<()> {
+    let Some(cuda) = emulator::cuda() else { return Ok(()) };
+    let _turn = TURN.lock();
+    let (s, launch) = (&cuda.stream, Launch { grid: [1; 3], block: 64, ..Launch::default() });
+    let go = |cuda, name, launch: &Launch, args: &[Arg<'_>]| {
+        // SAFETY: none of these gets as far as a kernel.
+        let result = unsafe { s.launch(&Kernel { name, cuda, ascend: "" }, launch, args) };
+        result.unwrap_err().to_string()
+    };
+    for (args, part) in [
+        (&[][..], "stuck: takes 1 arguments, got 0"),
+        (&[Arg::U32(0)], "stuck: argument 0 has 8 bytes, got 4"),
+        (&[Arg::Struct(&[0; 12])], "stuck: argument 0 has 8 bytes, got 12"),
+    ] {
+        let text = go(SOURCE, "stuck", &launch, args);
+        assert_eq!(text, part);
+    }
+    assert!(go(SOURCE, "absent", &launch, &[]).contains("cuModuleGetFunction failed with code 500"));
+    let wrong = "extern \"C\" __global__ void broken() { missing(); }";
+    let text = go(wrong, "broken", &launch, &[]);
+    assert!(text.contains("nvrtcCompileProgram failed with code 6") && text.contains("missing"), "{text}");
+    let text = go(SOURCE, "stuck", &Launch { cooperative: true, ..launch }, &[]);
+    assert!(text.contains("not available on cuda:0"), "{text}");
+    let text = s.zeros::<f32>(1 << 40).unwrap_err().to_string();
+    assert!(text.starts_with("out of memory: ") && text.contains("bytes are free"), "{text}");
+    Ok(())
+}
+
+#[test]
+fn on_cuda_events_time_the_queue_and_grow_old() -> Result<()> {
+    let Some(cuda) = emulator::cuda() else { return Ok(()) };
+    let _turn = TURN.lock();
+    let (s, b) = (&cuda.stream, cuda.stream.backend());
+    let first = s.record()?;
+    let second = s.record()?;
+    b.wait(s.queue(), &first)?;
+    assert!(b.elapsed(&first, &second)? < std::time::Duration::from_secs(60));
+    for _ in 0..1100 {
+        s.record()?;
+    }
+    let text = b.elapsed(&first, &second).unwrap_err().to_string();
+    assert!(text.contains("wanted one of the newest 1024"), "{text}");
+    Ok(())
+}
