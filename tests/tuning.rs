@@ -88,6 +88,8 @@ impl Tuning {
             schedule_step: self.steps(),
             schedule_total: STEPS,
             tokens: self.tokens,
+            evaluated: true,
+            drawn: None,
             method: serde_json::json!({ "scale": 0.1 + 0.2, "seen": [1, null] }),
             lengths: [("log.jsonl".to_string(), 7 * self.steps())].into(),
         }
@@ -95,7 +97,7 @@ impl Tuning {
 
     /// Writes its checkpoint.
     pub fn write(&self, output: &Path, state: &State) -> Result<PathBuf> {
-        Ok(checkpoint::write(output, &self.trainer, self.tune, self.base.path(), state)?)
+        Ok(checkpoint::write(output, &self.trainer, self.tune, self.base.path(), state, |_| Ok(()))?)
     }
 
     /// The names and numbers of what is tuned.

@@ -31,8 +31,8 @@ pub struct Progress {
     pub tokens: usize,
 }
 
-/// What hears of it after each look, and may break off.
-pub type Watch<'a> = dyn FnMut(Progress) -> ControlFlow<()> + 'a;
+/// What hears of it after each look, with the sequences that have finished since the last one, and may break off.
+pub type Watch<'a> = dyn FnMut(Progress, &[Finished]) -> ControlFlow<()> + 'a;
 
 /// Draws one completion for every request. What prompts have in common is computed once while it is held by one that runs or by the
 /// last one admitted; sequences take pages as they grow, and when there are none left the newest waits again, with what it has

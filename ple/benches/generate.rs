@@ -36,7 +36,7 @@ fn main() -> Result<()> {
             ..Settings::default()
         };
         let clock = Instant::now();
-        let out = generate(&s, &model, &mut kv, &requests, &settings, Adapter::Off, &mut |_| ControlFlow::Continue(()))?;
+        let out = generate(&s, &model, &mut kv, &requests, &settings, Adapter::Off, &mut |_, _| ControlFlow::Continue(()))?;
         if repeat > 0 {
             times.push(clock.elapsed().as_secs_f64());
         }

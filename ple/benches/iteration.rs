@@ -34,7 +34,7 @@ fn answers(trainer: &Trainer, kv: &mut KvCache, prompts: &[Vec<u32>], side: u32,
     let request = |(row, prompt): (usize, &Vec<u32>)| Request { prompt: prompt.clone(), key: key(row) };
     let requests: Vec<Request> = prompts.iter().enumerate().map(request).collect();
     let (s, model, policy) = (&trainer.stream, &trainer.model, trainer.policy);
-    let drawn = generate(s, model, kv, &requests, &settings, policy, &mut |_| ControlFlow::Continue(()))?;
+    let drawn = generate(s, model, kv, &requests, &settings, policy, &mut |_, _| ControlFlow::Continue(()))?;
     let answer = |a: model::Finished| Answer { reward: reward(&a.ids), ids: a.ids, logps: a.logps, finished: a.stopped };
     Ok(drawn.into_iter().map(answer).collect())
 }

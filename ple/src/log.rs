@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The file's name in a run's folder.
-const NAME: &str = "log.jsonl";
+pub const NAME: &str = "log.jsonl";
 
 /// A file of JSON lines that is written as the run goes.
 #[derive(Debug)]
@@ -41,6 +41,12 @@ impl Lines {
         let mut line = row.to_string();
         line.push('\n');
         Ok(self.out.write_all(line.as_bytes()).and_then(|()| self.out.flush()).map_err(failed)?)
+    }
+
+    /// Waits until every line is on disk.
+    pub fn sync(&self) -> Result<()> {
+        let failed = |source| runtime::Error::File { path: self.path.clone(), action: "sync", source };
+        Ok(self.out.get_ref().sync_data().map_err(failed)?)
     }
 }
 
@@ -121,8 +127,9 @@ impl Log {
         self.telemetry.stage();
     }
 
-    /// Writes `trainer_state.json` into a checkpoint's folder.
+    /// Writes `trainer_state.json` into a checkpoint's folder, after all rows are on disk.
     pub fn keep(&mut self, folder: &Path) -> Result<()> {
+        self.file.sync()?;
         self.telemetry.keep(folder)
     }
 
@@ -144,13 +151,12 @@ impl Log {
 
     /// Writes one object without a line for the reader.
     pub fn record(&mut self, row: Map<String, Value>) -> Result<()> {
-        self.telemetry.row(&row)?;
-        let row = Value::Object(row);
-        self.file.write(&row)?;
+        let line = Value::Object(row.clone());
+        self.file.write(&line)?;
         if self.json {
-            tell(&row.to_string());
+            tell(&line.to_string());
         }
-        Ok(())
+        self.telemetry.row(&row)
     }
 
     /// A line for the reader only.

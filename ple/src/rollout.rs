@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use crate::data::Prompt;
+use crate::journal::Key;
 use crate::method::{Answer, Example, Group, Side};
 use crate::open::Opened;
 use crate::reward::{Rewards, Scored, Scores};
@@ -13,6 +14,24 @@ use model::{
 use runtime::Stream;
 use std::ops::ControlFlow;
 
+/// Where the answers of an iteration are kept while it draws them.
+pub trait Store {
+    /// An answer that is there already: it is not drawn again.
+    fn held(&self, key: Key) -> Option<Finished>;
+    /// New ones, in the order in which they have ended.
+    fn add(&mut self, answers: &[(Key, &Finished)]) -> Result<()>;
+}
+
+/// Keeps nothing.
+impl Store for () {
+    fn held(&self, _: Key) -> Option<Finished> {
+        None
+    }
+    fn add(&mut self, _: &[(Key, &Finished)]) -> Result<()> {
+        Ok(())
+    }
+}
+
 /// One sampled and scored answer, as the completions file shows it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
@@ -22,6 +41,8 @@ pub struct Sample {
     pub side: u32,
     /// Counts samples of one side.
     pub sample: u32,
+    /// Its name in the iteration.
+    pub key: Key,
     /// Ids, log-probabilities, and how it ended.
     pub answer: Finished,
     /// The completion as text, without special tokens.
@@ -92,13 +113,14 @@ pub struct Sampler<'a> {
 }
 
 impl Sampler<'_> {
-    /// Samples every side of every query.
+    /// Samples every side of every query, but for what `store` holds.
     pub fn sample(
         &self,
         tokenizer: &Tokenizer,
         prompts: &[Prompt],
         sides: &[Side],
         kv: &mut KvCache,
+        store: &mut dyn Store,
         watch: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Vec<Sample>> {
         let (mut samples, mut before) = (Vec::new(), Progress::default());
@@ -107,16 +129,45 @@ impl Sampler<'_> {
             settings.sampling = drawn(side);
             let requests = self.requests(prompts, side, i as u32);
             let after = |p: Progress| Progress { finished: before.finished + p.finished, tokens: before.tokens + p.tokens };
-            let answers = generate(self.stream, self.model, kv, &requests, &settings, self.policy, &mut |p| watch(after(p)))?;
+            let answers = self.answers(&requests, &settings, kv, store, &mut |p| watch(after(p)))?;
             before = after(Progress { finished: answers.len(), tokens: answers.iter().map(|a| a.ids.len()).sum() });
-            for (j, answer) in answers.into_iter().enumerate() {
+            for (j, (request, answer)) in requests.iter().zip(answers).enumerate() {
                 let (query, sample) = (j / side.samples as usize, (j % side.samples as usize) as u32);
                 let text = tokenizer.decode(&answer.ids, true)?;
-                samples.push(Sample { query, side: i as u32, sample, answer, text, reward: f64::NAN });
+                samples.push(Sample { query, side: i as u32, sample, key: key(request), answer, text, reward: f64::NAN });
             }
         }
         samples.sort_by_key(|s| (s.query, s.side, s.sample));
         Ok(samples)
+    }
+
+    /// Answers to requests in their order: those that are held, and the others drawn and added as they end.
+    fn answers(
+        &self,
+        requests: &[Request],
+        settings: &Settings,
+        kv: &mut KvCache,
+        store: &mut dyn Store,
+        watch: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Vec<Finished>> {
+        let mut answers: Vec<Option<Finished>> = requests.iter().map(|request| store.held(key(request))).collect();
+        let missing = || requests.iter().zip(&answers).filter(|(_, answer)| answer.is_none());
+        let asked: Vec<Request> = missing().map(|(request, _)| request.clone()).collect();
+        let mut failed = None;
+        let drawn = generate(self.stream, self.model, kv, &asked, settings, self.policy, &mut |progress, new| {
+            let named: Vec<(Key, &Finished)> = new.iter().map(|answer| (key(&asked[answer.id]), answer)).collect();
+            if let Err(error) = store.add(&named) {
+                failed = Some(error);
+                return ControlFlow::Break(());
+            }
+            watch(progress)
+        });
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let mut drawn = drawn?.into_iter();
+        answers.iter_mut().filter(|answer| answer.is_none()).for_each(|answer| *answer = drawn.next());
+        Ok(answers.into_iter().flatten().collect())
     }
 
     fn requests(&self, prompts: &[Prompt], side: &Side, index: u32) -> Vec<Request> {
@@ -128,13 +179,24 @@ impl Sampler<'_> {
     }
 }
 
-/// Scores every sample under the plain query; each part's scores come back beside their sum.
-pub fn score<'a>(rewards: &Rewards, model: &Transformer, prompts: &'a [Prompt], samples: &'a [Sample]) -> Result<Scores> {
+/// What names a request's answer.
+fn key(request: &Request) -> Key {
+    let SampleKey { row, side, sample, .. } = request.key;
+    Key { row, side, sample }
+}
+
+/// Scores samples under the plain query; each part's scores come back beside their sum.
+pub fn score<'a>(
+    rewards: &Rewards,
+    model: &Transformer,
+    prompts: &'a [Prompt],
+    samples: impl IntoIterator<Item = &'a Sample>,
+) -> Result<Scores> {
     let text = |s: &'a Sample| {
         let Prompt { row, text, .. } = &prompts[s.query];
         Scored { row: *row, prompt: text, completion: &s.text, tokens: s.answer.ids.len() }
     };
-    let texts: Vec<Scored<'_>> = samples.iter().map(text).collect();
+    let texts: Vec<Scored<'_>> = samples.into_iter().map(text).collect();
     rewards.score(Some(model), &texts)
 }
 

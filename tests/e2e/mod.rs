@@ -1,5 +1,6 @@
 //! The program as a user calls it: every command in a process of its own, what it leaves behind, and what it refuses.
 
+mod browser;
 mod demo;
 mod diff;
 mod edges;
@@ -8,6 +9,8 @@ mod generates;
 mod program;
 mod refused;
 mod report;
+#[cfg(target_os = "linux")]
+mod resumes;
 mod rewards;
 mod runs;
 mod scores;

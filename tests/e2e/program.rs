@@ -142,6 +142,26 @@ impl Begun {
         Ok(self)
     }
 
+    /// Ends it at once, as a power cut would; false if it had ended by itself.
+    pub fn kill(mut self) -> Result<bool> {
+        let ended = self.child.try_wait()?.is_some();
+        self.child.kill()?;
+        let said = self.child.wait_with_output()?;
+        let error = String::from_utf8_lossy(&said.stderr);
+        ensure!(!ended || said.status.success(), "{:?}: {}: {error}", self.call.0, said.status);
+        ensure!(error.is_empty(), "{:?}: {error}", self.call.0);
+        Ok(!ended)
+    }
+
+    /// Waits until `due`, or until it has ended.
+    pub fn until(mut self, mut due: impl FnMut() -> bool) -> Result<Begun> {
+        let start = std::time::Instant::now();
+        while !due() && self.child.try_wait()?.is_none() && start.elapsed().as_secs() < 120 {
+            std::thread::sleep(std::time::Duration::from_micros(200));
+        }
+        Ok(self)
+    }
+
     /// Sends a signal by its name and waits for the end.
     pub fn signal(self, name: &str) -> Result<Said> {
         let sent = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status()?;

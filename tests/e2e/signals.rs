@@ -15,9 +15,9 @@ fn interrupt(begun: Begun, name: &str, out: &Path) -> Result<u64> {
     let found = files(out)?;
     ensure!(!found.iter().any(|name| name.ends_with(".tmp")), "left behind: {found:?}");
     let kept: Vec<&str> =
-        found.iter().filter_map(|f| f.strip_prefix("interrupted-")?.strip_suffix("/adapter_config.json")).collect();
-    let [step] = kept[..] else { anyhow::bail!("wanted one folder of what was trained, got {found:?}") };
-    ensure!(said.out.contains(&format!("interrupted-{step}")), "it does not say where: {}", said.out);
+        found.iter().filter_map(|f| f.strip_prefix("checkpoint-")?.strip_suffix("/adapter_config.json")).collect();
+    let [step] = kept[..] else { anyhow::bail!("wanted one checkpoint, got {found:?}") };
+    ensure!(said.out.contains(&format!("checkpoint-{step}")), "it does not say where: {}", said.out);
     ensure!(!found.iter().any(|f| ADAPTER.contains(&f.as_str()) || f == "ple.json"), "it looks like a finished run: {found:?}");
     found.iter().filter(|f| f.starts_with("completions/")).try_for_each(|f| objects(&out.join(f)).map(drop))?;
     Ok(step.parse()?)
@@ -49,7 +49,7 @@ fn in_supervised_training() -> Result<()> {
     ensure!(step >= 3 && log.last().context("a line")?["step"] == step, "step {step} is not the last of {} lines", log.len());
     // It is what a run of so many steps leaves.
     sft(&data, &rows, &dir.path().join("whole")).key("max_steps", step.to_string()).succeed()?;
-    same(&dir.path().join("whole"), &out.join(format!("interrupted-{step}")), &ADAPTER)
+    same(&dir.path().join("whole"), &out.join(format!("checkpoint-{step}")), &ADAPTER)
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn in_the_supervised_stage_and_in_training() -> Result<()> {
     ensure!(objects(&out.join("completions/iter-00000.jsonl"))?.len() == 16, "answers are missing");
     let whole = dir.path().join("whole");
     call(&whole).key("max_steps", step.to_string()).succeed()?;
-    same(&whole, &out.join(format!("interrupted-{step}")), &ADAPTER)
+    same(&whole, &out.join(format!("checkpoint-{step}")), &ADAPTER)
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn in_a_rollout() -> Result<()> {
     for (name, signal) in [("adapters/iter-00000", "TERM"), ("adapters/iter-00001", "INT")] {
         let begun = call(&out).begin()?.wait_until(|| out.join(name).join(ADAPTER[0]).exists())?;
         let step = interrupt(begun, signal, &out)?;
-        same(&out.join(name), &out.join(format!("interrupted-{step}")), &ADAPTER[..1])?;
+        same(&out.join(name), &out.join(format!("checkpoint-{step}")), &ADAPTER[..1])?;
         std::fs::remove_dir_all(&out)?;
     }
     Ok(())

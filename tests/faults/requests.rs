@@ -56,7 +56,7 @@ fn requests_that_cannot_be_answered() -> Result<()> {
         let settings = Settings { sampling: row.sampling, max_new_tokens: row.new, seed: 1, ..Settings::default() };
         refused(
             row.what,
-            generate(&s, &model, &mut kv, &requests, &settings, slot, &mut |_| ControlFlow::Continue(())),
+            generate(&s, &model, &mut kv, &requests, &settings, slot, &mut |_, _| ControlFlow::Continue(())),
             row.words,
         )?;
         ensure!(kv.free_pages() == row.limits.pages, "{}: pages were lost", row.what);
@@ -76,7 +76,8 @@ fn requests_at_the_limits() -> Result<()> {
         let mut kv = KvCache::new(&s, &model, limits, false, None)?;
         let requests = vec![Request { prompt: vec![3; prompt], ..Default::default() }; 3];
         let settings = Settings { max_new_tokens: new, seed: 1, ..Settings::default() };
-        let out: Vec<Finished> = generate(&s, &model, &mut kv, &requests, &settings, slot, &mut |_| ControlFlow::Continue(()))?;
+        let out: Vec<Finished> =
+            generate(&s, &model, &mut kv, &requests, &settings, slot, &mut |_, _| ControlFlow::Continue(()))?;
         ensure!(out.iter().all(|f| f.ids.len() == new && !f.stopped), "{prompt} + {new}: {out:?}");
     }
     Ok(())

@@ -35,7 +35,7 @@ fn run(
         .map(|(i, prompt)| Request { prompt: prompt.clone(), key: SampleKey { row: i as u32, ..Default::default() } })
         .collect();
     let mut kv = KvCache::new(s, model, limits(prompts, new), false, None)?;
-    Ok(generate(s, model, &mut kv, &requests, &settings, adapter, &mut |_| ControlFlow::Continue(()))?)
+    Ok(generate(s, model, &mut kv, &requests, &settings, adapter, &mut |_, _| ControlFlow::Continue(()))?)
 }
 
 /// The most likely continuation of each prompt.

@@ -66,7 +66,7 @@ pub fn run(setup: Setup, folder: &Path, service: Service, requests: &[Request], 
         order.reverse();
     }
     let mut progress = Vec::new();
-    let mut out = generate(&s, &model, &mut kv, &order, settings, slot, &mut |done| {
+    let mut out = generate(&s, &model, &mut kv, &order, settings, slot, &mut |done, _| {
         progress.push(done);
         ControlFlow::Continue(())
     })?;

@@ -104,7 +104,7 @@ fn breaking_off_gives_every_page_back() -> Result<()> {
     let (mut looks, mut allowed) = (0, 0);
     let whole = loop {
         let mut left = allowed;
-        let outcome = generate(&s, &model, &mut kv, &requests, &settings, slot, &mut |_| {
+        let outcome = generate(&s, &model, &mut kv, &requests, &settings, slot, &mut |_, _| {
             left -= 1;
             if left < 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });

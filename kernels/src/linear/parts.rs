@@ -12,7 +12,7 @@ use std::ops::Range;
 /// Longest reduction block of a forward product: panels are read in place.
 const FORWARD: usize = 2048;
 /// Longest reduction block of a backward product: shorter, so that each transposed block serves more rows.
-const BACKWARD: usize = 768;
+const BACKWARD: usize = 1024;
 
 impl<'a> Stock<'a> {
     /// The packed elements of a matrix.

@@ -12,7 +12,7 @@ const PACKED: usize = 144 << 10;
 /// Rows of one task at most.
 const ROWS: usize = 256;
 /// Floats of waiting accumulators of one task.
-const WAITING: usize = 64 << 10;
+const WAITING: usize = 192 << 10;
 /// Floats of right panels that are copied once for all row blocks, at most; larger ones are copied block by block.
 const SHARED: usize = 8 << 20;
 /// Tasks per thread, so that threads end together.

@@ -338,7 +338,7 @@ fn groups() -> Vec<(usize, Vec<Case>)> {
         (17, vec![Case::new(45, 30, 8, false, F32, 5), Case::new(33, 30, 0, true, Bf16, 6), Case::new(10, 30, 21, true, F32, 7)]),
         // More than one reduction block forward; backward, more than one block and a block that spans parts.
         (2, vec![Case::new(35, 2100, 2, true, F32, 8)]),
-        (14, vec![Case::new(700, 5, 3, true, F32, 9), Case::new(200, 5, 1, false, F16, 10)]),
+        (14, vec![Case::new(1100, 5, 3, true, F32, 9), Case::new(300, 5, 1, false, F16, 10)]),
     ]
 }
 

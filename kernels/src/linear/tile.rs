@@ -28,8 +28,9 @@ impl Registers for Avx512 {
 /// Widths of packed strips, ascending, as far as an instruction set has registers for them.
 const WIDTHS: [usize; 6] = [1, 2, 4, 6, 8, 12];
 
-/// Rows from which a strip has load ports to spare for what is read next.
-const FETCHING: usize = 6;
+/// Rows up to which a strip waits for its own panel; wider ones have load ports to spare for what is read next. Never both: at 8 rows
+/// the second request cost up to a tenth.
+const NARROW: usize = 8;
 
 /// Asks for a cache line that will be written soon.
 #[inline(always)]
@@ -205,13 +206,13 @@ unsafe fn chain<S: Lanes, T: Stored, const MR: usize, const NV: usize, const ROW
     for _ in 0..len {
         // SAFETY: the caller of `Tile::run` promised `len` rows of both.
         unsafe {
-            if MR <= 8 {
+            if MR <= NARROW {
                 for v in 0..NV {
                     fetch_near(b.wrapping_add(v * WIDTH).wrapping_byte_add(AHEAD));
                 }
             }
             let lanes: [S::V; NV] = std::array::from_fn(|v| T::lanes::<S>(b.add(v * WIDTH)));
-            if MR >= FETCHING {
+            if MR > NARROW {
                 fetch(ahead.at);
                 ahead.at = ahead.at.wrapping_add(ahead.step);
             }

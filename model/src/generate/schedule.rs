@@ -67,13 +67,15 @@ impl<'a> Schedule<'a> {
             self.let_go();
             self.make_room();
             self.model.decode(self.s, self.kv, &mut self.run, STEPS)?;
-            for finished in self.model.collect(self.s, &mut self.run)? {
-                done = Progress { finished: done.finished + 1, tokens: done.tokens + finished.ids.len() };
+            let new = self.model.collect(self.s, &mut self.run)?;
+            let tokens: usize = new.iter().map(|f| f.ids.len()).sum();
+            done = Progress { finished: done.finished + new.len(), tokens: done.tokens + tokens };
+            if watch(done, &new).is_break() {
+                return Err(Error::Interrupted);
+            }
+            for finished in new {
                 let id = finished.id;
                 out[id] = finished;
-            }
-            if watch(done).is_break() {
-                return Err(Error::Interrupted);
             }
         }
         Ok(out)

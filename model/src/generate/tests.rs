@@ -33,7 +33,7 @@ fn waves(kv: &mut KvCache, prompts: &[Vec<u32>]) -> (Vec<Vec<(u32, u32)>>, usize
         schedule.prefill(wave).unwrap();
     }
     let running = schedule.run.running();
-    let stopped = schedule.run(prompts.len(), &mut |_| ControlFlow::Break(()));
+    let stopped = schedule.run(prompts.len(), &mut |_, _| ControlFlow::Break(()));
     assert!(matches!(stopped, Err(Error::Interrupted)));
     (computed, running)
 }
@@ -94,7 +94,7 @@ fn the_newest_waits_again_and_goes_on() {
         drawn = schedule.waiting.iter().map(Sequence::drawn).collect();
     }
     assert_eq!((drawn, schedule.run.running[0].tokens[0]), (vec![76], 3), "the second one kept what it had drawn");
-    let out = schedule.run(2, &mut |_| ControlFlow::Continue(())).unwrap();
+    let out = schedule.run(2, &mut |_, _| ControlFlow::Continue(())).unwrap();
     assert!(out.iter().all(|f| f.ids.len() == 100));
     assert_eq!(kv.free_pages(), 5);
 }

@@ -31,7 +31,7 @@ fn roots(lengths: &[usize]) -> Batch {
 fn draw(s: &Stream, model: &Transformer, kv: &mut KvCache, prompt: usize, new: usize) -> Result<Vec<Finished>> {
     let settings = Settings { max_new_tokens: new, seed: 1, ..Settings::default() };
     let requests = vec![Request { prompt: vec![1; prompt], ..Default::default() }; 3];
-    generate(s, model, kv, &requests, &settings, Adapter::Off, &mut |_| ControlFlow::Continue(()))
+    generate(s, model, kv, &requests, &settings, Adapter::Off, &mut |_, _| ControlFlow::Continue(()))
 }
 
 #[test]

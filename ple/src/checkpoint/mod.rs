@@ -7,7 +7,7 @@ mod state;
 mod tuned;
 
 pub use folder::{Newest, load, newest, prune};
-pub use state::{Stage, State, cut, lengths};
+pub use state::{Drawn, Stage, State, cut, lengths};
 pub use tuned::{create_folder, fingerprint, restore_tuned, save};
 
 use crate::Result;
@@ -20,11 +20,20 @@ const OPTIMIZER: &str = "optimizer.safetensors";
 
 /// Writes `checkpoint-STEP/` in a run's folder, STEP being the state's; `base` as in [`save`]. Killed at any moment, it leaves
 /// what was there before or the new checkpoint whole; an error leaves what was there before.
-pub fn write(output: &Path, trainer: &Trainer, tune: Tune, base: &Path, state: &State) -> Result<PathBuf> {
+/// `more` writes what else belongs to it.
+pub fn write(
+    output: &Path,
+    trainer: &Trainer,
+    tune: Tune,
+    base: &Path,
+    state: &State,
+    more: impl FnOnce(&Path) -> Result<()>,
+) -> Result<PathBuf> {
     folder::write(output, state, |folder| {
         save(&trainer.stream, &trainer.model, tune, base, folder)?;
         let (_, tensors) = trainer.model.trained(tune)?;
-        trainer.optimizer.save(&trainer.stream, tensors, &folder.join(OPTIMIZER))
+        trainer.optimizer.save(&trainer.stream, tensors, &folder.join(OPTIMIZER))?;
+        more(folder)
     })
 }
 

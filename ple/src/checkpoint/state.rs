@@ -25,6 +25,16 @@ pub enum Stage {
     Ple,
 }
 
+/// What cannot be made again once the policy has moved on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Drawn {
+    /// [`super::fingerprint`] of the policy that drew the answers.
+    pub policy: String,
+    /// The gap measured then: largest, mean, share.
+    pub gap: [f64; 3],
+}
+
 /// How far a run is. Positions count what is done, so they name what comes next.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -47,6 +57,10 @@ pub struct State {
     pub tokens: u64,
     /// [`crate::method::Method::state`] from before the labels of `iteration`.
     pub method: Value,
+    /// Whether the evaluation that is due after the last step is in the log.
+    pub evaluated: bool,
+    /// Of the iteration whose examples are being trained.
+    pub drawn: Option<Drawn>,
     /// Bytes of each append-only file, by its path in the run's folder.
     pub lengths: BTreeMap<String, u64>,
 }

@@ -132,7 +132,7 @@ fn sample(c: &Config, opened: &Opened, asked: &Asked, kv: &mut KvCache) -> Resul
     let repeats = vec![0; asked.prompts.len()];
     let sampler = Sampler { stream: &opened.stream, model, policy: opened.policy, settings, iteration: 0, repeats };
     let bar = Bars::new(c).phase("answers", asked.prompts.len() * c.num_generations as usize);
-    let samples = sampler.sample(&opened.tokenizer, &asked.prompts, &sides, kv, &mut |p| {
+    let samples = sampler.sample(&opened.tokenizer, &asked.prompts, &sides, kv, &mut (), &mut |p| {
         bar.at(p.finished, p.tokens);
         interrupt::watch()
     })?;

@@ -7,11 +7,12 @@ pub mod diff;
 pub mod generate;
 pub mod logprob;
 pub mod report;
+pub mod resume;
 pub mod score;
 pub mod sft;
 pub mod train;
 
-use crate::checkpoint::{self, create_folder};
+use crate::checkpoint::create_folder;
 use crate::config::Config;
 use crate::data::Dropped;
 use crate::log::Log;
@@ -21,6 +22,7 @@ use crate::principle::Principle;
 use crate::telemetry::{self, TrainerState};
 use crate::trainer::Trainer;
 use crate::{Error, Result};
+use resume::Resumed;
 use runtime::{comm::Single, host};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -36,10 +38,13 @@ fn most_steps(c: &Config) -> u64 {
 }
 
 /// Makes the run's folder, its log and `run.json`, and says what was opened.
-fn start(c: &Config, opened: &Opened, trainer: &Trainer) -> Result<Log> {
+fn start(c: &Config, opened: &Opened, trainer: &Trainer, resumed: Option<&Resumed>) -> Result<Log> {
     let folder = required(&c.output_dir, "output_dir")?;
     create_folder(folder)?;
-    let log = Log::create(folder, c, TrainerState::new(c, trainer.optimizer.total(), c.num_train_epochs))?;
+    let log = match resumed {
+        Some(resumed) => resumed.log(c)?,
+        None => Log::create(folder, c, TrainerState::new(c, trainer.optimizer.total(), c.num_train_epochs))?,
+    };
     let info = opened_info(trainer);
     let mut run = telemetry::provenance(c, &trainer.stream);
     run["parameters"] = json!({ "base": trainer.model.base().parameters(), "trainable": trainer.parameters() });
@@ -89,18 +94,6 @@ fn prompt_budget(c: &Config, opened: &Opened, principle: Option<&Principle>) -> 
 fn optimizer(c: &Config, opened: &Opened, steps: u64) -> Result<Optimizer> {
     let len = opened.model()?.trained(opened.tune)?.0.flat().len();
     Optimizer::new(&opened.stream, len, c, steps)
-}
-
-/// What a signal leaves of a run: the parameters of the last finished step in `interrupted-STEP/`, and a line that says so.
-/// Anything else that came of it goes on as it is.
-fn unless_interrupted<T>(outcome: Result<T>, c: &Config, opened: &Opened, trainer: &Trainer, log: &Log) -> Result<T> {
-    if matches!(outcome, Err(Error::Interrupted)) {
-        let steps = trainer.optimizer.steps();
-        let folder = required(&c.output_dir, "output_dir")?.join(format!("interrupted-{steps}"));
-        checkpoint::save(&trainer.stream, &trainer.model, opened.tune, &opened.folder, &folder)?;
-        log.say(&format!("interrupted after step {steps}; what it had trained is in {}", folder.display()));
-    }
-    outcome
 }
 
 /// Moves the opened model into a trainer; what remains of `opened` is its tokenizer and where it came from.

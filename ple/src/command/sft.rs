@@ -1,6 +1,8 @@
 //! `ple sft`: supervised fine-tuning of an adapter or of every weight.
 
+use super::resume::{self, At, Site};
 use super::{data_line, required, start};
+use crate::checkpoint::Stage;
 use crate::config::Config;
 use crate::data::{self, order};
 use crate::eval::best::Best;
@@ -65,26 +67,33 @@ pub fn run(c: &Config) -> Result<()> {
         let bytes = trainer.model.plan(limits, model::Keep::Backward);
         return log::print(&format!("{steps} steps; {bytes} bytes of activations\n"));
     }
-    let mut log = start(c, &opened, &trainer)?;
+    let resumed = resume::find(c, &mut said)?;
+    let mut at = At::start(Stage::Sft, 0);
+    if let Some(resumed) = &resumed {
+        if resumed.stage() != Stage::Sft {
+            return Err(Error::Usage("resume_from_checkpoint: wanted a checkpoint of `ple sft`, got one of `ple train`".into()));
+        }
+        resumed.restore(&mut trainer, opened.tune)?;
+        at = resumed.at();
+    }
+    let mut log = start(c, &opened, &trainer, resumed.as_ref())?;
     said.iter().for_each(|line| log.say(line));
     let mut w = Workspace::new(&trainer.stream, &trainer.model, limits, None::<Arena>)?;
-    let folder = required(&c.output_dir, "output_dir")?;
-    let mut save = |trainer: &Trainer, step: u64| -> Result<()> {
-        let target = folder.join(format!("checkpoint-{step}"));
-        checkpoint::save(&trainer.stream, &trainer.model, opened.tune, &opened.folder, &target)
-    };
-    let outcome = stage(c, &mut trainer, &mut w, &rows, steps, &mut log, &mut save);
-    super::unless_interrupted(outcome, c, &opened, &trainer, &log)?;
+    let site = Site::new(c, &opened)?;
+    let outcome = stage(c, &mut trainer, &mut w, &rows, steps, &mut log, &mut at, &site);
+    site.unless_interrupted(outcome, &trainer, &at, &mut log)?;
     if let Some(best) = &rows.best {
         best.load(&trainer, &mut log)?;
     }
     if steps > 0 {
+        let folder = required(&c.output_dir, "output_dir")?;
         checkpoint::save(&trainer.stream, &trainer.model, opened.tune, &opened.folder, folder)?;
     }
     log.finish()
 }
 
-/// Trains `steps` steps over shuffled rows, evaluating and saving as the settings say.
+/// Trains over shuffled rows until the trainer has done `steps` steps, evaluating and keeping checkpoints as the settings say. `at`
+/// is where it begins, and is kept in step.
 pub fn stage(
     c: &Config,
     trainer: &mut Trainer,
@@ -92,44 +101,58 @@ pub fn stage(
     rows: &Rows,
     steps: u64,
     log: &mut Log,
-    save: &mut dyn FnMut(&Trainer, u64) -> Result<()>,
+    at: &mut At,
+    site: &Site<'_>,
 ) -> Result<()> {
-    let (start, n, trace) = (Instant::now(), rows.train.len(), log.trace.clone());
-    evaluate(trainer, w, rows, 0, log)?;
+    let (start, n, trace, began) = (Instant::now(), rows.train.len(), log.trace.clone(), (trainer.optimizer.steps(), at.tokens));
     let bar = log.bars.phase("steps", steps as usize);
-    let (mut done, mut epoch, mut tokens, mut evaluated) = (0, 0, 0, 0);
-    'steps: while done < steps {
-        let order = data::shuffle(n as u32, c.seed, epoch, order::ROWS);
-        for chunk in order.chunks(c.batch_size()).take((steps - done) as usize) {
-            let examples: Vec<&Example> = chunk.iter().map(|&i| &rows.train[i as usize]).collect();
-            let span = trace.span("step").with("step", done + 1);
-            let step = trainer.step(w, &Sft, &examples)?;
-            drop(span);
-            (done, tokens) = (done + 1, tokens + step.tokens);
-            bar.at(done as usize, tokens);
-            if done % u64::from(c.logging_steps) == 0 || done == 1 || done == steps {
-                let at = epoch as f64 + ((done - 1) as f64 * c.batch_size() as f64 % n as f64 + chunk.len() as f64) / n as f64;
-                tell(log, &step, done, steps, at.min(epoch as f64 + 1.0), tokens, start)?;
-            }
-            if c.eval_steps > 0 && done % u64::from(c.eval_steps) == 0 && done < steps {
-                evaluated = done;
-                if evaluate(trainer, w, rows, done, log)? {
-                    break 'steps;
-                }
-            }
-            if c.save_steps > 0 && done < steps && done % u64::from(c.save_steps) == 0 {
-                save(trainer, done)?;
+    let mut order = data::shuffle(n as u32, c.seed, at.epoch, order::ROWS);
+    loop {
+        let done = trainer.optimizer.steps();
+        let due = done == 0 || done == steps || (c.eval_steps > 0 && done.is_multiple_of(u64::from(c.eval_steps)));
+        if due && !at.evaluated {
+            let stopped = evaluate(trainer, w, rows, done, log)?;
+            at.evaluated = true;
+            if stopped {
+                return Ok(());
             }
         }
-        epoch += 1;
+        if site.due(done) && done > began.0 && done < steps {
+            site.keep(trainer, at, log)?;
+        }
+        if done >= steps {
+            return Ok(());
+        }
+        if at.position as usize >= n.div_ceil(c.batch_size()) {
+            (at.epoch, at.position) = (at.epoch + 1, 0);
+            order = data::shuffle(n as u32, c.seed, at.epoch, order::ROWS);
+        }
+        let first = at.position as usize * c.batch_size();
+        let chunk = &order[first..(first + c.batch_size()).min(n)];
+        let examples: Vec<&Example> = chunk.iter().map(|&i| &rows.train[i as usize]).collect();
+        let span = trace.span("step").with("step", done + 1);
+        let step = trainer.step(w, &Sft, &examples)?;
+        drop(span);
+        (at.position, at.tokens, at.evaluated) = (at.position + 1, at.tokens + step.tokens as u64, false);
+        let done = done + 1;
+        bar.at(done as usize, at.tokens as usize);
+        if done.is_multiple_of(u64::from(c.logging_steps)) || done == 1 || done == steps {
+            let epoch = f64::from(at.epoch) + (first + chunk.len()) as f64 / n as f64;
+            tell(log, &step, (done, steps), epoch, at.tokens as usize, Pace { start, began })?;
+        }
     }
-    drop(bar);
-    if evaluated < done { evaluate(trainer, w, rows, done, log).map(drop) } else { Ok(()) }
 }
 
-fn tell(log: &mut Log, step: &Step, done: u64, steps: u64, epoch: f64, tokens: usize, start: Instant) -> Result<()> {
+/// Since when a process trains, and the steps and tokens that were done before.
+struct Pace {
+    start: Instant,
+    began: (u64, u64),
+}
+
+fn tell(log: &mut Log, step: &Step, (done, steps): (u64, u64), epoch: f64, tokens: usize, pace: Pace) -> Result<()> {
     let mut row = Map::new();
-    let speed = tokens as f64 / start.elapsed().as_secs_f64();
+    let seconds = pace.start.elapsed().as_secs_f64();
+    let speed = (tokens as f64 - pace.began.1 as f64) / seconds;
     for (key, value) in [
         ("loss", step.loss),
         ("grad_norm", step.grad_norm),
@@ -143,7 +166,7 @@ fn tell(log: &mut Log, step: &Step, done: u64, steps: u64, epoch: f64, tokens: u
     row.insert("step".into(), json!(done));
     row.insert("num_tokens".into(), json!(tokens));
     step.metrics.iter().for_each(|(name, value)| drop(row.insert((*name).into(), number(*value))));
-    let left = (steps - done) as f64 * start.elapsed().as_secs_f64() / done as f64;
+    let left = (steps - done) as f64 * seconds / (done - pace.began.0).max(1) as f64;
     let text = format!(
         "step  {done}/{steps} epoch {epoch:.2} loss {:.4} grad {:.3} lr {:.2e} {speed:.0} tok/s, {left:.0} s left",
         step.loss, step.grad_norm, step.learning_rate

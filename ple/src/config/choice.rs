@@ -2,6 +2,7 @@
 
 use super::field::{Arity, Field, Hint};
 use serde_json::Value;
+use std::path::PathBuf;
 
 /// An enum whose variants are spelled in flags and files as given.
 macro_rules! choice {
@@ -221,6 +222,38 @@ impl Field for Calib {
             Calib::FirstIter => "first_iter".into(),
             Calib::EachIter => "each_iter".into(),
             Calib::Fixed { mean, std } => vec![mean, std].into(),
+        }
+    }
+}
+
+/// Where a run goes on from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resume {
+    /// It begins.
+    No,
+    /// The newest whole checkpoint of its folder.
+    Newest,
+    /// This one.
+    From(PathBuf),
+}
+
+impl Field for Resume {
+    const ARITY: Arity = Arity::One;
+    fn wanted() -> String {
+        "true, false or the folder of a checkpoint".into()
+    }
+    fn read(value: &Value) -> Option<Resume> {
+        match (bool::read(value), value) {
+            (Some(true), _) => Some(Resume::Newest),
+            (Some(false), _) | (None, Value::Null) => Some(Resume::No),
+            (None, value) => PathBuf::read(value).map(Resume::From),
+        }
+    }
+    fn write(&self) -> Value {
+        match self {
+            Resume::No => false.into(),
+            Resume::Newest => true.into(),
+            Resume::From(folder) => folder.write(),
         }
     }
 }

@@ -119,8 +119,12 @@ keys! {
     report_to: Vec<Report> = vec![Report::All], FIT;
     /// Ours: a file for the times of all phases, as `chrome://tracing` reads it.
     trace: Option<PathBuf> = None, FIT;
-    /// Steps between checkpoints; 0 is only at the end.
-    save_steps: u32 = 0, SFT;
+    /// Steps between checkpoints; a signal leaves one always, and train one after every iteration.
+    save_steps: u32 = 0, FIT;
+    /// Checkpoints that are kept, the newest ones and never without the newest; 0 is all.
+    save_total_limit: u32 = 0, FIT;
+    /// `true` goes on from the newest whole checkpoint in output_dir, a folder from that one.
+    resume_from_checkpoint: Resume = Resume::No, FIT;
 
     /// Tokens of an answer at most.
     max_completion_length: u32 = 128, SAMPLE;

@@ -23,7 +23,7 @@ mod tests;
 pub mod translate;
 mod yaml;
 
-pub use choice::{Calib, Dtype, Keep, LogFormat, Norm, Rank, Report, Scheduler, Truncated, Tune, Weight, Worse};
+pub use choice::{Calib, Dtype, Keep, LogFormat, Norm, Rank, Report, Resume, Scheduler, Truncated, Tune, Weight, Worse};
 pub use field::{Arity, Field, Hint};
 pub use help::help;
 pub use key::Key;

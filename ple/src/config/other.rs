@@ -76,7 +76,6 @@ const RULES: &[(&str, Rule)] = &[
     ("neftune_noise_alpha", Only(&[], "embedding noise is not supported")),
     ("lora_modules_to_save", Only(&[], "fully trained modules beside an adapter are not supported")),
     ("label_smoothing_factor", Only(&["0", "0.0"], "label smoothing is not supported")),
-    ("resume_from_checkpoint", Only(OFF, "resuming is not supported yet")),
 ];
 
 /// Families of the same fate, by how the name begins.

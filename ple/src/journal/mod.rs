@@ -70,12 +70,11 @@ impl Journal {
     /// put aside as `.stale`. A journal whose lines are intact and yet contradict each other is an error that names file and line.
     pub fn open(folder: &Path, head: &Head) -> Result<(Journal, Held, Found)> {
         crate::checkpoint::create_folder(folder)?;
-        let path = folder.join(format!("iter-{:05}.jsonl", head.iteration));
+        let path = folder.join(name(head.iteration));
         let Some(bytes) = bytes(&path)? else { return Journal::create(path, head, Found::Nothing) };
         let contents = contents(&path, &bytes, Some(head))?;
         if contents.head.as_ref() != Some(head) {
-            let stale = path.with_extension("jsonl.stale");
-            std::fs::rename(&path, &stale).map_err(failed(&path, "rename"))?;
+            let stale = aside(&path)?;
             return Journal::create(path, head, Found::Stale(stale));
         }
         let cut = bytes.len() as u64 - contents.whole;
@@ -84,6 +83,17 @@ impl Journal {
             file.set_len(contents.whole).and_then(|()| file.sync_all()).map_err(failed(&path, "cut"))?;
         }
         Ok((Journal { path, file, len: contents.whole }, contents.held, Found::Same { cut }))
+    }
+
+    /// A journal that begins: one of an earlier run is put aside as `.stale`, whatever it holds.
+    pub fn begin(folder: &Path, head: &Head) -> Result<(Journal, Held, Found)> {
+        crate::checkpoint::create_folder(folder)?;
+        let path = folder.join(name(head.iteration));
+        if !path.exists() {
+            return Journal::create(path, head, Found::Nothing);
+        }
+        let stale = aside(&path)?;
+        Journal::create(path, head, Found::Stale(stale))
     }
 
     /// A new file, which has its name only when its head is on disk.
@@ -154,6 +164,17 @@ pub fn read(path: &Path) -> Result<(Head, Held)> {
     let contents = contents(path, &bytes, None)?;
     let head = contents.head.ok_or_else(|| Error::file(path, "line 1: wanted the head of a journal"))?;
     Ok((head, contents.held))
+}
+
+fn name(iteration: u32) -> String {
+    format!("iter-{iteration:05}.jsonl")
+}
+
+/// Renames a journal to `.stale`.
+fn aside(path: &Path) -> Result<PathBuf> {
+    let stale = path.with_extension("jsonl.stale");
+    std::fs::rename(path, &stale).map_err(failed(path, "rename"))?;
+    Ok(stale)
 }
 
 fn failed(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Error {

@@ -7,7 +7,7 @@ use super::svg::{Anchor, Svg};
 const WIDTH: f64 = 560.0;
 const HEIGHT: f64 = 250.0;
 const LEFT: f64 = 46.0;
-const RIGHT: f64 = 96.0;
+const RIGHT: f64 = 112.0;
 const TOP: f64 = 26.0;
 const BOTTOM: f64 = 40.0;
 /// Pixels between two names at the right.
@@ -26,6 +26,8 @@ pub struct Line {
     pub colour: usize,
     /// In order of x; a y that is not finite is left out.
     pub points: Vec<(f64, f64)>,
+    /// Of each point, the half height of a band around it; empty without one.
+    pub spread: Vec<f64>,
 }
 
 /// What stands at the axes.
@@ -77,13 +79,15 @@ fn names(svg: &mut Svg, mut wanted: Vec<(f64, usize, String)>) {
     }
 }
 
-/// Means of at most [`MOST`] stretches of a line.
-fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
-    let finite: Vec<(f64, f64)> = points.iter().copied().filter(|(_, y)| y.is_finite()).collect();
+/// Means of at most [`MOST`] stretches of a line: x, y, and half the height of its band (0 without one).
+fn thinned(line: &Line) -> Vec<(f64, f64, f64)> {
+    let spread = line.spread.iter().copied().chain(std::iter::repeat(0.0)).map(|s| if s.is_finite() { s } else { 0.0 });
+    let points = line.points.iter().zip(spread).map(|((x, y), s)| (*x, *y, s));
+    let finite: Vec<(f64, f64, f64)> = points.filter(|(_, y, _)| y.is_finite()).collect();
     let stretch = finite.len().div_ceil(MOST).max(1);
-    let mean = |chunk: &[(f64, f64)]| {
-        let n = chunk.len() as f64;
-        (chunk.iter().map(|p| p.0).sum::<f64>() / n, chunk.iter().map(|p| p.1).sum::<f64>() / n)
+    let mean = |chunk: &[(f64, f64, f64)]| {
+        let of = |part: fn(&(f64, f64, f64)) -> f64| chunk.iter().map(part).sum::<f64>() / chunk.len() as f64;
+        (of(|p| p.0), of(|p| p.1), of(|p| p.2))
     };
     finite.chunks(stretch).map(mean).collect()
 }
@@ -99,15 +103,21 @@ pub fn lines_file(axes: &Axes<'_>, lines: &[Line], style: &str) -> String {
 }
 
 fn draw_lines(axes: &Axes<'_>, lines: &[Line], inside: &str) -> String {
-    let thin: Vec<Vec<(f64, f64)>> = lines.iter().map(|l| thinned(&l.points)).collect();
+    let thin: Vec<Vec<(f64, f64, f64)>> = lines.iter().map(thinned).collect();
     let all = || thin.iter().flatten();
-    let y = Scale::over(all().map(|p| p.1).chain(axes.hold.iter().copied()), (HEIGHT - BOTTOM, TOP), 5);
+    let reach = all().flat_map(|p| [p.1 - p.2, p.1 + p.2]);
+    let y = Scale::over(reach.chain(axes.hold.iter().copied()), (HEIGHT - BOTTOM, TOP), 5);
     let (low, high) = all().fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), p| (a.min(p.0), b.max(p.0)));
     let domain = if low < high { (low, high) } else { (low.min(0.0), high.max(0.0) + 1.0) };
     let domain = if domain.0.is_finite() { domain } else { (0.0, 1.0) };
     let x = Scale { domain, range: (LEFT + 8.0, WIDTH - RIGHT) };
     let mut svg = frame(axes, Some(x), y);
     svg.raw(inside);
+    for (line, points) in lines.iter().zip(&thin).filter(|(line, points)| !line.spread.is_empty() && points.len() > 1) {
+        let upper = points.iter().map(|p| (x.at(p.0), y.at(p.1 + p.2)));
+        let lower = points.iter().rev().map(|p| (x.at(p.0), y.at(p.1 - p.2)));
+        svg.polygon(&format!("band s{}", line.colour), &upper.chain(lower).collect::<Vec<_>>());
+    }
     let mut ends = Vec::new();
     for (line, points) in lines.iter().zip(&thin) {
         let Some(last) = points.last() else { continue };
@@ -219,7 +229,8 @@ mod tests {
     const AXES: Axes<'_> = Axes { name: "test", x: "iteration", y: "share", hold: &[] };
 
     fn line(n: usize) -> Line {
-        Line { name: "a<b".into(), colour: 1, points: (0..n).map(|i| (i as f64, (i as f64).sin())).collect() }
+        let points = (0..n).map(|i| (i as f64, (i as f64).sin())).collect();
+        Line { name: "a<b".into(), colour: 1, points, spread: Vec::new() }
     }
 
     #[test]
@@ -230,6 +241,9 @@ mod tests {
         let svg = lines(&AXES, &[line(2000)]);
         let points = svg.split("points=\"").nth(1).and_then(|rest| rest.split('"').next()).map(|p| p.split(' ').count());
         assert_eq!(points, Some(400));
+        let band = lines(&AXES, &[Line { spread: vec![0.5; 3], ..line(3) }]);
+        let corners = band.split("<polygon").nth(1).and_then(|rest| rest.split('"').nth(3)).map(|p| p.split(' ').count());
+        assert_eq!(corners, Some(6), "{band}");
         assert!(!lines(&AXES, &[]).contains("NaN") && !lines(&AXES, &[line(1)]).contains("NaN"));
     }
 

@@ -1,7 +1,7 @@
 //! The figures of a run: what is drawn from which numbers.
 
 use super::chart::{Axes, Line, Spread, Stack, histogram, lines, lines_file, stacked};
-use super::run::{Iteration, Run};
+use super::run::{Iteration, Run, Step};
 use super::svg::escape;
 
 /// Colours by meaning, the same in every figure.
@@ -9,6 +9,8 @@ const PLAIN: usize = 0;
 const GUIDED: usize = 1;
 const THIRD: usize = 2;
 const REST: usize = 3;
+/// Colours there are.
+const COLOURS: usize = 4;
 
 /// Styles of charts.
 pub const STYLE: &str = include_str!("chart.css");
@@ -21,7 +23,20 @@ fn figure(title: &str, note: &str, svg: String) -> String {
 /// A line with a value per iteration.
 fn per_iteration(run: &Run, name: &str, colour: usize, of: impl Fn(&Iteration) -> f64) -> Line {
     let points = run.iterations.iter().enumerate().map(|(i, iteration)| (i as f64, of(iteration))).collect();
-    Line { name: name.into(), colour, points }
+    Line { name: name.into(), colour, points, spread: Vec::new() }
+}
+
+/// A line through the losses of steps.
+fn losses(name: &str, colour: usize, steps: &[Step]) -> Line {
+    let points = steps.iter().map(|s| (s.step as f64, s.loss)).collect();
+    Line { name: name.into(), colour, points, spread: Vec::new() }
+}
+
+/// A line through rewards of held-out answers, with their deviations.
+fn answered(name: &str, colour: usize, run: &Run, banded: bool) -> Line {
+    let points = run.answered.iter().map(|(step, reward, _)| (*step as f64, *reward)).collect();
+    let spread = run.answered.iter().filter(|_| banded).map(|(.., std)| *std).collect();
+    Line { name: name.into(), colour, points, spread }
 }
 
 /// Whether a line has anything to draw.
@@ -37,11 +52,17 @@ pub fn all(run: &Run) -> Vec<String> {
     if sampled {
         figures.push(reward(run));
     }
+    if !run.answered.is_empty() {
+        figures.push(held_out(run));
+    }
+    if sampled && !run.held_out.is_empty() {
+        figures.push(held_out_loss(&[("held out", run)]));
+    }
     if !run.steps.is_empty() {
         figures.push(loss(run));
     }
     if pairs {
-        figures.extend([tau(run), deltas(run)]);
+        figures.extend([tau(run), deltas(run), rewards(run)]);
     }
     if sampled {
         figures.extend([branches(run), lengths(run), time(run)]);
@@ -50,22 +71,26 @@ pub fn all(run: &Run) -> Vec<String> {
 }
 
 fn loss(run: &Run) -> String {
-    let points = |steps: &[super::run::Step]| steps.iter().map(|s| (s.step as f64, s.loss)).collect::<Vec<_>>();
-    let train = Line { name: "trained".into(), colour: PLAIN, points: points(&run.steps) };
-    let held = Line { name: "held out".into(), colour: GUIDED, points: points(&run.held_out) };
+    let train = losses("trained", PLAIN, &run.steps);
+    // What a method that samples calls its loss is no loss on rows.
+    let held = losses("held out", GUIDED, if run.iterations.is_empty() { &run.held_out } else { &[] });
     let axes = Axes { name: "loss per step", x: "optimizer step", y: "loss", hold: &[] };
     let note = if run.iterations.is_empty() { "nats per token" } else { "of the method" };
     figure("Loss", note, lines(&axes, &drawn(vec![train, held])))
 }
 
 fn reward(run: &Run) -> String {
+    let side = |name: &str, side: u64, colour: usize| {
+        let spread = run.iterations.iter().map(|i| i.deviation(side, |a| a.reward)).collect();
+        Line { spread, ..per_iteration(run, name, colour, |i| i.mean(side, |a| a.reward)) }
+    };
     let all = vec![
-        per_iteration(run, "plain", PLAIN, |i| i.mean(0, |a| a.reward)),
-        per_iteration(run, "guided", GUIDED, |i| i.mean(1, |a| a.reward)),
+        side("plain", 0, PLAIN),
+        side("guided", 1, GUIDED),
         per_iteration(run, "best", THIRD, |i| i.metric("raft/reward_best")),
     ];
     let axes = Axes { name: "mean reward per iteration", x: "iteration", y: "reward", hold: &[] };
-    figure("Reward", "mean over the answers of an iteration", lines(&axes, &drawn(all)))
+    figure("Reward", "mean and standard deviation over the answers of an iteration", lines(&axes, &drawn(all)))
 }
 
 fn tau(run: &Run) -> String {
@@ -89,6 +114,72 @@ fn deltas(run: &Run) -> String {
     let series: Vec<Spread> = [spread(0, PLAIN), spread(last, GUIDED).filter(|_| last > 0)].into_iter().flatten().collect();
     let axes = Axes { name: "histogram of the differences", x: "Δ = guided − plain", y: "% of pairs", hold: &[] };
     figure("Difference of the two rewards", "first and last iteration", histogram(&axes, &series))
+}
+
+fn rewards(run: &Run) -> String {
+    let last = run.iterations.last().map(|i| i.groups.concat()).unwrap_or_default();
+    let spread = |name: &str, side: u64, colour: usize| {
+        let values = last.iter().filter(|a| a.side == side).map(|a| a.reward).collect();
+        Spread { name: name.into(), colour, values, mark: None }
+    };
+    let axes = Axes { name: "histogram of the rewards", x: "reward", y: "% of answers", hold: &[] };
+    figure(
+        "Rewards",
+        "of the last iteration's answers",
+        histogram(&axes, &[spread("plain", 0, PLAIN), spread("guided", 1, GUIDED)]),
+    )
+}
+
+fn held_out(run: &Run) -> String {
+    let axes = Axes { name: "reward of held-out answers", x: "optimizer step", y: "reward", hold: &[] };
+    let note = "mean and standard deviation of plain answers to queries that no step sees";
+    figure("Held-out reward", note, lines(&axes, &drawn(vec![answered("held out", GUIDED, run, true)])))
+}
+
+fn held_out_loss(runs: &[(&str, &Run)]) -> String {
+    let all = runs.iter().enumerate().map(|(i, (name, run))| losses(name, i % COLOURS, &run.held_out)).collect();
+    let axes = Axes { name: "loss of held-out rows", x: "optimizer step", y: "loss", hold: &[] };
+    figure("Held-out loss", "nats per token of given answers", lines(&axes, &drawn(all)))
+}
+
+/// What the runs have in common, a line for each: figures that at least two of them have something for.
+pub fn side_by_side(runs: &[(&str, &Run)]) -> Vec<String> {
+    let mut figures = Vec::new();
+    let several = |of: fn(&Run) -> bool| runs.iter().filter(|(_, run)| of(run)).count() > 1;
+    let each = |line: &dyn Fn(&str, usize, &Run) -> Line| {
+        drawn(runs.iter().enumerate().map(|(i, (name, run))| line(name, i % COLOURS, run)).collect())
+    };
+    let axes = |name, x, y| Axes { name, x, y, hold: &[] };
+    if several(|run| !run.iterations.is_empty()) {
+        let reward = each(&|name, colour, run| Line {
+            spread: run.iterations.iter().map(|i| i.deviation(0, |a| a.reward)).collect(),
+            ..per_iteration(run, name, colour, |i| i.mean(0, |a| a.reward))
+        });
+        let drawing = lines(&axes("reward of plain answers, by run", "iteration", "reward"), &reward);
+        figures.push(figure("Reward", "mean and standard deviation of plain answers", drawing));
+        let ranked = each(&|name, colour, run| per_iteration(run, name, colour, |i| 100.0 * i.metric("ple/rank_frac")));
+        if !ranked.is_empty() {
+            let drawing = lines(&axes("ranked pairs, by run", "iteration", "% of pairs"), &ranked);
+            figures.push(figure("Ranked", "pairs above τ", drawing));
+        }
+        let length = each(&|name, colour, run| per_iteration(run, name, colour, |i| i.mean(0, |a| a.tokens as f64)));
+        let drawing = lines(&axes("length of plain answers, by run", "iteration", "tokens"), &length);
+        figures.push(figure("Length", "mean tokens of plain answers", drawing));
+    }
+    if several(|run| !run.answered.is_empty()) {
+        let reward = each(&|name, colour, run| answered(name, colour, run, true));
+        let drawing = lines(&axes("reward of held-out answers, by run", "optimizer step", "reward"), &reward);
+        figures.push(figure("Held-out reward", "mean and standard deviation of plain answers", drawing));
+    }
+    if several(|run| !run.held_out.is_empty()) {
+        figures.push(held_out_loss(runs));
+    }
+    if several(|run| !run.steps.is_empty()) {
+        let loss = each(&|name, colour, run| losses(name, colour, &run.steps));
+        let drawing = lines(&axes("loss per step, by run", "optimizer step", "loss"), &loss);
+        figures.push(figure("Loss", "of the method", drawing));
+    }
+    figures
 }
 
 fn branches(run: &Run) -> String {

@@ -7,7 +7,9 @@ use runtime::host;
 use std::path::{Path, PathBuf};
 
 pub mod chart;
+mod compare;
 pub mod figures;
+mod held_out;
 pub mod page;
 pub mod run;
 pub mod scale;

@@ -1,8 +1,8 @@
 //! The page: one file of HTML with its style and drawings inside, and nothing that runs.
 
-use super::figures;
 use super::run::{Answer, Run, label};
 use super::svg::escape;
+use super::{compare, figures};
 use crate::demo::{evaluate::NAMES, summary::Summary};
 use serde_json::Value;
 
@@ -36,8 +36,10 @@ pub fn page(runs: &[Run], demo: Option<&Demo<'_>>) -> String {
         None => names.join(", "),
     };
     body += &format!("<h1>{}</h1><p class=\"soft\">{}</p>", escape(&title), escape(&versions(runs)));
-    if let Some(demo) = demo {
-        body += &summary(demo);
+    match demo {
+        Some(demo) => body += &summary(demo),
+        None if runs.len() > 1 => body += &compare::section(runs),
+        None => {}
     }
     runs.iter().for_each(|run| body += &section(run));
     format!(
@@ -88,13 +90,30 @@ fn section(run: &Run) -> String {
         run.steps.last().map_or(0, |s| s.step)
     );
     out += &format!("<div class=\"grid\">{}</div>", figures::all(run).concat());
+    out += &before_after(run);
     out += &samples(run);
     out + &settings(run)
 }
 
-fn shortened(text: &str) -> String {
+pub(super) fn shortened(text: &str) -> String {
     let cut: String = text.chars().take(CHARACTERS).collect();
     if cut.len() < text.len() { cut + " …" } else { cut }
+}
+
+/// Answers to the same held-out queries at the first and at the last evaluation.
+fn before_after(run: &Run) -> String {
+    let row = |[before, after]: &[Answer; 2]| {
+        let cell = |a: &Answer| format!("<td>{}</td><td class=\"n\">{:.3}</td>", escape(&shortened(&a.completion)), a.reward);
+        format!("<tr><td>{}</td>{}{}</tr>", escape(&shortened(&before.prompt)), cell(before), cell(after))
+    };
+    let rows: String = run.before_after.iter().take(SHOWN).map(row).collect();
+    if rows.is_empty() {
+        return rows;
+    }
+    format!(
+        "<h3>Answers to held-out queries, before and after</h3><div class=\"wide\"><table><thead><tr><th>query</th><th>before</th>\
+         <th class=\"n\">reward</th><th>after</th><th class=\"n\">reward</th></tr></thead><tbody>{rows}</tbody></table></div>"
+    )
 }
 
 /// Answers of the first and of the last iteration.

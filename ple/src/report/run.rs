@@ -1,6 +1,7 @@
 //! A run's folder as it lies on disk: `run.json`, `log.jsonl`, `completions/`. An unfinished run is a run; a line that is
 //! missing or damaged is an error that names file and line.
 
+use super::held_out;
 use crate::config::{Calib, Norm};
 use crate::data::{Lines, jsonl};
 use crate::reward::norm::Normalisation;
@@ -56,12 +57,16 @@ pub struct Run {
     pub steps: Vec<Step>,
     /// Steps and losses on held-out rows.
     pub held_out: Vec<Step>,
+    /// Steps, mean rewards and their deviations of answers to held-out queries.
+    pub answered: Vec<(u64, f64, f64)>,
+    /// Answers to held-out queries at the first and at the last evaluation; empty where no file has them.
+    pub before_after: Vec<[Answer; 2]>,
     /// In order; empty for a supervised run.
     pub iterations: Vec<Iteration>,
 }
 
 /// A field that must be a number; null stands for one that is not finite.
-fn number(lines: &Lines, line: &jsonl::Line, name: &str) -> Result<f64> {
+pub(super) fn number(lines: &Lines, line: &jsonl::Line, name: &str) -> Result<f64> {
     match line.fields.get(name) {
         Some(Value::Null) => Ok(f64::NAN),
         Some(value) if value.is_number() => Ok(value.as_f64().unwrap_or(f64::NAN)),
@@ -81,11 +86,20 @@ impl Run {
         let path = folder.join("run.json");
         let bytes = std::fs::read(&path).map_err(|e| Error::file(&path, format!("cannot read: {e}")))?;
         let settings: Value = serde_json::from_slice(&bytes).map_err(|e| Error::file(&path, e.to_string()))?;
-        let mut run = Run { folder: folder.into(), settings, steps: Vec::new(), held_out: Vec::new(), iterations: Vec::new() };
+        let mut run = Run {
+            folder: folder.into(),
+            settings,
+            steps: Vec::new(),
+            held_out: Vec::new(),
+            answered: Vec::new(),
+            before_after: Vec::new(),
+            iterations: Vec::new(),
+        };
         run.log(&folder.join("log.jsonl"))?;
         for (i, iteration) in run.iterations.iter_mut().enumerate() {
             iteration.groups = answers(&folder.join("completions").join(format!("iter-{i:05}.jsonl")))?;
         }
+        run.before_after = held_out::before_after(folder, &run.answered)?;
         Ok(run)
     }
 
@@ -105,8 +119,15 @@ impl Run {
         let mut before = 0;
         while let Some(line) = lines.next().transpose()? {
             let step = count(&lines, &line, "step")?;
-            if line.fields.contains_key("eval_loss") {
+            let has = |name: &str| line.fields.contains_key(name);
+            if has("eval_loss") {
                 self.held_out.push(Step { step, loss: number(&lines, &line, "eval_loss")? });
+            }
+            if has("eval_reward") {
+                let [reward, std] = ["eval_reward", "eval_reward_std"].map(|name| number(&lines, &line, name));
+                self.answered.push((step, reward?, std?));
+            }
+            if has("eval_loss") || has("eval_reward") {
                 continue;
             }
             let sampled = line.fields.contains_key("iteration");
@@ -174,6 +195,11 @@ impl Iteration {
     /// Mean of a number of the answers of a side; NaN if the side has none.
     pub fn mean(&self, side: u64, of: impl Fn(&Answer) -> f64) -> f64 {
         crate::eval::mean(self.groups.iter().flatten().filter(|a| a.side == side).map(of))
+    }
+
+    /// Standard deviation of a number of the answers of a side; NaN if the side has none.
+    pub fn deviation(&self, side: u64, of: impl Fn(&Answer) -> f64) -> f64 {
+        crate::eval::moments(&self.groups.iter().flatten().filter(|a| a.side == side).map(of).collect::<Vec<_>>()).1
     }
 
     /// Share of the groups that went into a branch; None counts those left out.

@@ -80,6 +80,12 @@ impl Svg {
         let _ = write!(self.out, "<polyline class=\"{class}\" points=\"{}\"/>", list.join(" "));
     }
 
+    /// A filled area with these corners.
+    pub fn polygon(&mut self, class: &str, corners: &[(f64, f64)]) {
+        let list: Vec<String> = corners.iter().map(|(x, y)| format!("{},{}", at(*x), at(*y))).collect();
+        let _ = write!(self.out, "<polygon class=\"{class}\" points=\"{}\"/>", list.join(" "));
+    }
+
     /// A dot that says its values where the pointer rests on it.
     pub fn dot(&mut self, class: &str, x: f64, y: f64, title: &str) {
         let (x, y, title) = (at(x), at(y), escape(title));

@@ -48,11 +48,11 @@ mod linux {
     #[test]
     fn a_full_disk_under_the_result() -> Result<()> {
         let stage = Stage::new()?;
-        stage.sft().and("--max_steps 1").succeed()?;
+        stage.sft().and("--max_steps 1 --report_to none").succeed()?;
         let (before, there) = (stage.read("out/adapter_model.safetensors")?, files(&stage.path("out"))?);
         stage
             .sft()
-            .and("--max_steps 2 --seed 9")
+            .and("--max_steps 2 --seed 9 --report_to none")
             .limited(8)
             .refuse(FILE, &["adapter_model.safetensors", "cannot write", "File too large"])?;
         ensure!(stage.read("out/adapter_model.safetensors")? == before, "the file that was there is another");
@@ -63,7 +63,7 @@ mod linux {
         ensure!(stage.read("out.jsonl")? == b"what was there\n", "the file that was there is another");
         stage
             .sft()
-            .and("--tune full --max_steps 1")
+            .and("--tune full --max_steps 1 --report_to none")
             .key("output_dir", stage.path("full"))
             .limited(100)
             .refuse(FILE, &["model.safetensors", "cannot write", "File too large"])?;

@@ -72,7 +72,7 @@ impl Run<'_> {
         let (settings, repeats) = (rollout::settings(self.c, &self.opened, model), vec![0; held.prompts.len()]);
         let sampler = Sampler { stream: s, model, policy: trainer.policy, settings, iteration: ITERATION, repeats };
         let bar = log.bars.phase("held-out answers", held.prompts.len());
-        let mut samples = sampler.sample(&self.opened.tokenizer, &held.prompts, &sides, &mut kv, &mut |p| {
+        let mut samples = sampler.sample(&self.opened.tokenizer, &held.prompts, &sides, &mut kv, &mut (), &mut |p| {
             bar.at(p.finished, p.tokens);
             interrupt::watch()
         })?;

@@ -1,18 +1,22 @@
 //! `ple train`: the whole loop, of any method that samples. Per iteration: sample every side, score, label, measure the gap,
 //! step over the examples.
 
+use super::resume::{self, Resumed, Site};
 use super::{required, sft, start};
-use crate::config::Config;
+use crate::checkpoint::{Drawn as Policy, Stage};
+use crate::config::{Config, Resume};
 use crate::data::{self, Prompt, order};
+use crate::journal::Head;
 use crate::log::{self, Log, number};
 use crate::method::{Example, Method, Sampling, Side, ple::Ple};
 use crate::open::Opened;
 use crate::progress::{self, Bars, Table};
 use crate::reward::{Rewards, Scores};
-use crate::rollout::{self, Sample, Sampler};
-use crate::trainer::{self, Trainer, Workspace};
-use crate::{Result, checkpoint, interrupt, logprob};
+use crate::rollout::{self, Gap, Sample, Sampler, Store};
+use crate::trainer::{self, Step, Trainer, Workspace};
+use crate::{Error, Result, checkpoint, interrupt, logprob};
 use held_out::HeldOut;
+use kept::Kept;
 use model::{Adapter, CacheLimits, KvCache, Limits};
 use record::{At, Metrics, Times};
 use runtime::{Arena, host};
@@ -21,6 +25,7 @@ use std::path::Path;
 use std::time::Instant;
 
 mod held_out;
+mod kept;
 mod prepare;
 mod record;
 
@@ -57,10 +62,26 @@ struct Progress {
     left: u64,
     /// Whether early stopping ends the run.
     stopped: bool,
-    /// Tokens trained.
-    tokens: usize,
+    /// Where it stands.
+    at: resume::At,
+    /// Optimizer steps of this stage that were there when this process began.
+    began: u64,
     /// A row per iteration.
     table: Table,
+}
+
+impl Progress {
+    /// Steps of the iteration that are done, of `batches` an epoch.
+    fn done(&self, batches: usize) -> usize {
+        self.at.epoch as usize * batches + self.at.position as usize
+    }
+
+    /// Counts a step, the `done`th of the iteration.
+    fn step(&mut self, step: &Step, done: usize, batches: usize) {
+        self.left -= 1;
+        (self.at.epoch, self.at.position) = ((done / batches) as u32, (done % batches) as u64);
+        (self.at.tokens, self.at.evaluated) = (self.at.tokens + step.tokens as u64, false);
+    }
 }
 
 /// Runs the command.
@@ -95,16 +116,34 @@ pub fn run_method(c: &Config, mut opened: Opened, rewards: Rewards, method: &mut
         let n = prompts.len();
         return log::print(&format!("{n} queries; at most {steps} steps; overlay of {bytes} bytes for rollout and training\n"));
     }
-    let log = start(c, &opened, &trainer)?;
+    let resumed = resume::find(c, &mut said)?;
+    let first = if supervised.is_some() { Stage::Sft } else { Stage::Ple };
+    let mut at = resume::At::start(first, 0);
+    if let Some(resumed) = &resumed {
+        at = resumed.at();
+        if resumed.stage() == Stage::Ple {
+            resumed.restore(&mut trainer, opened.tune)?;
+            method.restore(&at.method)?;
+        } else if supervised.is_none() {
+            return Err(Error::Usage(
+                "resume_from_checkpoint: wanted sft_dataset_name, which the checkpoint is of, got none".into(),
+            ));
+        }
+    }
+    let log = start(c, &opened, &trainer, resumed.as_ref())?;
     said.iter().for_each(|line| log.say(line));
     principle.iter().for_each(|p| log.say(&format!("rule  {}", p.text)));
     let folder = required(&c.output_dir, "output_dir")?;
     checkpoint::create_folder(&folder.join("completions"))?;
     let overlay = Arena::new(&trainer.stream, bytes)?;
     let run = Run { c, opened, rewards, prompts, cache, limits, reference, folder, held_out, sampling };
-    let mut progress = Progress { log, left: super::most_steps(c), stopped: false, tokens: 0, table: Table::default() };
-    let outcome = run.whole(&mut trainer, method, supervised.as_ref(), overlay, &mut progress);
-    let iterations = super::unless_interrupted(outcome, c, &run.opened, &trainer, &progress.log)?;
+    let began = trainer.optimizer.steps();
+    let left = super::most_steps(c).saturating_sub(began);
+    let mut progress = Progress { log, left, stopped: false, at, began, table: Table::default() };
+    let outcome = run.whole(&mut trainer, method, supervised.as_ref(), overlay, resumed.as_ref(), &mut progress);
+    let Progress { log, at, .. } = &mut progress;
+    run.site()?.unless_interrupted(outcome, &trainer, at, log)?;
+    let iterations = at.iteration + u32::from(at.drawn.is_some());
     let principle = principle.map(|p| p.text);
     let state =
         json!({ "iterations": iterations, "steps": trainer.optimizer.steps(), "method": method.state(), "principle": principle });
@@ -117,24 +156,33 @@ pub fn run_method(c: &Config, mut opened: Opened, rewards: Rewards, method: &mut
 }
 
 impl Run<'_> {
-    /// The supervised stage and the iterations; how many of these there were.
+    /// Where its checkpoints go.
+    fn site(&self) -> Result<Site<'_>> {
+        Site::new(self.c, &self.opened)
+    }
+
+    /// The supervised stage and the iterations, or what is left of them.
     fn whole(
         &self,
         trainer: &mut Trainer,
         method: &mut dyn Method,
         supervised: Option<&sft::Rows>,
         mut overlay: Arena,
+        resumed: Option<&Resumed>,
         progress: &mut Progress,
-    ) -> Result<u32> {
-        if let Some(rows) = supervised {
-            overlay = prepare::supervise(self.c, trainer, rows, self.limits, overlay, &mut progress.log)?;
-            progress.log.stage();
+    ) -> Result<()> {
+        if let (Some(rows), Stage::Sft) = (supervised, progress.at.stage) {
+            let Progress { log, at, .. } = progress;
+            overlay = prepare::supervise(self.c, trainer, rows, self.limits, overlay, log, at, &self.site()?, resumed)?;
+            *at = resume::At::start(Stage::Ple, rows.steps(self.c));
+            log.stage();
         }
-        overlay = self.evaluate_over(trainer, overlay, &mut progress.log)?;
-        let mut iterations = 0;
-        while iterations < self.c.ple_iters && progress.left > 0 && !progress.stopped {
-            overlay = self.iterate(iterations, trainer, method, overlay, progress)?;
-            iterations += 1;
+        if progress.at.iteration == 0 && trainer.optimizer.steps() == 0 && !progress.at.evaluated {
+            overlay = self.evaluate_over(trainer, overlay, &mut progress.log)?;
+            progress.at.evaluated = true;
+        }
+        while progress.at.iteration < self.c.ple_iters && progress.left > 0 && !progress.stopped {
+            overlay = self.iterate(trainer, method, overlay, progress)?;
         }
         if self.c.eval_steps == 0 {
             self.evaluate_over(trainer, overlay, &mut progress.log)?;
@@ -145,30 +193,31 @@ impl Run<'_> {
         if !progress.table.is_empty() {
             progress.log.say(&progress.table.to_string());
         }
-        Ok(iterations)
+        Ok(())
     }
 
-    fn iterate(
-        &self,
-        iteration: u32,
-        trainer: &mut Trainer,
-        method: &mut dyn Method,
-        overlay: Arena,
-        progress: &mut Progress,
-    ) -> Result<Arena> {
-        let (c, clock, trace) = (self.c, Instant::now(), progress.log.trace.clone());
+    /// One iteration, or what is left of it: then its answers are in the journal, and its labels are made again.
+    fn iterate(&self, trainer: &mut Trainer, method: &mut dyn Method, overlay: Arena, progress: &mut Progress) -> Result<Arena> {
+        let (c, clock, trace, iteration) = (self.c, Instant::now(), progress.log.trace.clone(), progress.at.iteration);
         let sides = prepare::sides(method, iteration)?;
-        self.keep_adapter(iteration, trainer)?;
         let (prompts, repeats) = self.queries(iteration);
+        let mut kept = self.kept(trainer, progress)?;
+        if progress.at.drawn.is_none() {
+            self.keep_adapter(iteration, trainer)?;
+            progress.at.method = method.state();
+        } else {
+            kept.whole(sides.iter().map(|side| side.samples as usize).sum::<usize>() * prompts.len())?;
+        }
         let span = trace.span("rollout").with("iteration", iteration);
         let mut kv = KvCache::new(&trainer.stream, &trainer.model, self.cache, c.repetition_penalty != 1.0, Some(overlay))?;
         let bars = progress.log.bars.clone();
-        let mut samples = self.sample(iteration, trainer, &prompts, repeats, &sides, &mut kv, &bars)?;
+        let mut samples = self.sample(iteration, trainer, &prompts, repeats, &sides, &mut kv, &mut kept, &bars)?;
         drop(span);
         let rollout = clock.elapsed().as_secs_f64();
         let span = trace.span("reward").with("iteration", iteration);
         let bar = bars.phase(&format!("iter {iteration} rewards"), samples.len());
-        let scores = rollout::score(&self.rewards, &trainer.model, &prompts, &samples)?;
+        let scores = kept.score(self, &trainer.model, &samples, &prompts, &bar)?;
+        kept.finish()?;
         drop(bar);
         drop(span);
         interrupt::check()?;
@@ -188,19 +237,51 @@ impl Run<'_> {
         self.completions(iteration, &drawn, method)?;
         let mut w = Workspace::new(&trainer.stream, &trainer.model, self.limits, Some(kv.into_overlay()))?;
         let (s, model, Drawn { prompts, sides, samples, .. }) = (&trainer.stream, &trainer.model, &drawn);
-        let gap = rollout::gap(s, model, &mut w.acts, trainer.policy, prompts, sides, samples)?;
+        let gap = match progress.at.drawn.as_ref().map(|drawn| drawn.gap) {
+            Some([max, mean, off]) => Gap { max, mean, off },
+            None => rollout::gap(s, model, &mut w.acts, trainer.policy, prompts, sides, samples)?,
+        };
+        let gap = record::bounded(iteration, gap)?;
         if let Some(one) = record::equal(&drawn.scores.total) {
             progress.log.say(&format!("note  every reward is {one}: no answer is better than another"));
         }
         method.remarks(&labelled).iter().for_each(|text| progress.log.say(&format!("note  {text}")));
         let mut metrics: Metrics = labelled.into_iter().map(|(name, value)| (name.to_string(), value)).collect();
-        metrics.extend(self.rollout_metrics(&drawn, record::bounded(iteration, gap)?, &times));
+        metrics.extend(self.rollout_metrics(&drawn, gap, &times));
         if method.needs().reference {
             self.fill_reference(trainer, &mut w, &mut drawn.examples)?;
         }
         drawn.metrics = metrics;
         drop(span);
-        Ok(self.train(iteration, trainer, w, method, &drawn, progress)?.into_overlay())
+        if progress.at.drawn.is_none() {
+            let policy = self.policy(trainer)?;
+            progress.at.drawn = Some(Policy { policy, gap: [gap.max, gap.mean, gap.off] });
+        }
+        let w = self.train(trainer, w, method, &drawn, progress)?;
+        if progress.left > 0 && !progress.stopped {
+            let resume::At { before, tokens, evaluated, .. } = progress.at;
+            let method = method.state();
+            let next = resume::At::start(Stage::Ple, before);
+            progress.at = resume::At { iteration: iteration + 1, tokens, evaluated, method, ..next };
+            self.site()?.keep(trainer, &progress.at, &mut progress.log)?;
+        }
+        Ok(w.into_overlay())
+    }
+
+    /// Names the policy.
+    fn policy(&self, trainer: &Trainer) -> Result<String> {
+        checkpoint::fingerprint(&trainer.stream, &trainer.model, self.opened.tune)
+    }
+
+    /// The iteration's journal: of the policy that draws, or that has drawn.
+    fn kept(&self, trainer: &Trainer, progress: &Progress) -> Result<Kept> {
+        let adapter = match &progress.at.drawn {
+            Some(drawn) => drawn.policy.clone(),
+            None => self.policy(trainer)?,
+        };
+        let head = Head { iteration: progress.at.iteration, adapter, seed: self.c.seed };
+        let goes_on = self.c.resume_from_checkpoint != Resume::No;
+        Kept::open(&self.folder.join("rollouts"), &head, goes_on, &progress.log)
     }
 
     /// An evaluation between two iterations.
@@ -212,57 +293,68 @@ impl Run<'_> {
         Ok(self.evaluate(trainer, w, log)?.0.into_overlay())
     }
 
-    /// Steps over the examples of an iteration.
+    /// Steps over the examples of an iteration, from where the run stands.
     fn train(
         &self,
-        iteration: u32,
         trainer: &mut Trainer,
         mut w: Workspace,
         method: &dyn Method,
         drawn: &Drawn,
         progress: &mut Progress,
     ) -> Result<Workspace> {
-        let (c, clock, trace) = (self.c, Instant::now(), progress.log.trace.clone());
+        let (c, clock, trace, iteration) = (self.c, Instant::now(), progress.log.trace.clone(), progress.at.iteration);
         let Drawn { examples, metrics, .. } = drawn;
-        let (mut done, mut losses, began) = (0, 0.0, progress.tokens);
-        let whole = examples.len().div_ceil(c.batch_size()) * c.ple_epochs_per_iter as usize;
+        let batches = examples.len().div_ceil(c.batch_size());
+        let (whole, mut done) = (batches * c.ple_epochs_per_iter as usize, progress.done(batches));
+        let (skipped, mut losses, began) = (done, 0.0, progress.at.tokens);
         let bar = progress.log.bars.phase(&format!("iter {iteration} steps"), whole);
-        let at = |tokens: usize| At { iteration, tokens, seconds: clock.elapsed().as_secs_f64(), metrics };
-        for epoch in 0..c.ple_epochs_per_iter {
-            let pass = iteration * c.ple_epochs_per_iter + epoch;
-            let order = data::shuffle(examples.len() as u32, c.seed, pass, order::PAIRS);
-            for chunk in order.chunks(c.batch_size()) {
-                if progress.left == 0 || progress.stopped {
-                    break;
-                }
-                let chunk: Vec<&Example> = chunk.iter().map(|&i| &examples[i as usize]).collect();
-                let span = trace.span("step").with("iteration", iteration);
-                let step = trainer.step(&mut w, method, &chunk)?;
-                drop(span);
-                progress.left -= 1;
-                progress.tokens += step.tokens;
-                (done, losses) = (done + 1, losses + step.loss);
-                bar.at(done, progress.tokens - began);
-                progress.log.record(record::row(&at(progress.tokens), trainer, Some(&step)))?;
-                if c.eval_steps > 0 && trainer.optimizer.steps().is_multiple_of(u64::from(c.eval_steps)) && done < whole {
-                    (w, progress.stopped) = self.evaluate(trainer, w, &mut progress.log)?;
-                }
+        let at = |tokens: u64| At { iteration, tokens: tokens as usize, seconds: clock.elapsed().as_secs_f64(), metrics };
+        while done < whole {
+            let step = trainer.optimizer.steps();
+            let due = c.eval_steps > 0 && step.is_multiple_of(u64::from(c.eval_steps));
+            if due && done > 0 && !progress.at.evaluated {
+                (w, progress.stopped) = self.evaluate(trainer, w, &mut progress.log)?;
+                progress.at.evaluated = true;
             }
+            if self.site()?.due(step) && step > progress.began && done > 0 {
+                self.site()?.keep(trainer, &progress.at, &mut progress.log)?;
+            }
+            if progress.left == 0 || progress.stopped {
+                break;
+            }
+            let chunk = self.chunk(examples, &progress.at);
+            let span = trace.span("step").with("iteration", iteration);
+            let step = trainer.step(&mut w, method, &chunk)?;
+            drop(span);
+            done += 1;
+            progress.step(&step, done, batches);
+            losses += step.loss;
+            bar.at(done, (progress.at.tokens - began) as usize);
+            progress.log.record(record::row(&at(progress.at.tokens), trainer, Some(&step)))?;
         }
         drop(bar);
-        let mut row = record::row(&at(progress.tokens), trainer, None);
+        let mut row = record::row(&at(progress.at.tokens), trainer, None);
         if done == 0 {
             progress.log.record(row.clone())?;
             progress.log.say("note  nothing is left to train on: no step is taken, and the schedule stands where it was");
         } else {
-            row.insert("loss".into(), number(losses / done as f64));
+            row.insert("loss".into(), number(losses / (done - skipped).max(1) as f64));
         }
         progress.log.say(&progress::line(&progress::ITERATION, &row));
         progress.table.add(row);
-        if c.eval_steps > 0 && !progress.stopped {
+        if c.eval_steps > 0 && !progress.stopped && !progress.at.evaluated {
             (w, progress.stopped) = self.evaluate(trainer, w, &mut progress.log)?;
+            progress.at.evaluated = true;
         }
         Ok(w)
+    }
+
+    /// The examples of the next step.
+    fn chunk<'e>(&self, examples: &'e [Example], at: &resume::At) -> Vec<&'e Example> {
+        let pass = at.iteration * self.c.ple_epochs_per_iter + at.epoch;
+        let order = data::shuffle(examples.len() as u32, self.c.seed, pass, order::PAIRS);
+        let chunk = order.chunks(self.c.batch_size()).nth(at.position as usize).unwrap_or_default();
+        chunk.iter().map(|&i| &examples[i as usize]).collect()
     }
 
     /// The iteration's queries, and how often each row came before among them.
@@ -282,6 +374,7 @@ impl Run<'_> {
         repeats: Vec<u32>,
         sides: &[Side],
         kv: &mut KvCache,
+        store: &mut dyn Store,
         bars: &Bars,
     ) -> Result<Vec<Sample>> {
         let settings = rollout::settings(self.c, &self.opened, &trainer.model);
@@ -289,7 +382,7 @@ impl Run<'_> {
         let bar = bars.phase(&format!("iter {iteration} answers"), answers);
         let sampler =
             Sampler { stream: &trainer.stream, model: &trainer.model, policy: trainer.policy, settings, iteration, repeats };
-        sampler.sample(&self.opened.tokenizer, prompts, sides, kv, &mut |p| {
+        sampler.sample(&self.opened.tokenizer, prompts, sides, kv, store, &mut |p| {
             bar.at(p.finished, p.tokens);
             interrupt::watch()
         })

@@ -1,5 +1,6 @@
 //! What `ple train` reads and plans before its first iteration.
 
+use super::super::resume::{At, Resumed, Site};
 use super::super::{data_line, prompt_budget, required, sft};
 use crate::config::Config;
 use crate::data::{self, Prompt};
@@ -83,7 +84,8 @@ pub(super) fn supervised_rows(c: &Config, opened: &Opened, tell: &mut dyn FnMut(
     sft::Rows::read(c, opened, path, None, tell).map(Some)
 }
 
-/// The supervised stage, on the adapter that the iterations go on training; its optimizer is its own.
+/// The supervised stage, on the adapter that the iterations go on training; its optimizer is its own. `resumed` is a checkpoint
+/// inside it.
 pub(super) fn supervise(
     c: &Config,
     trainer: &mut Trainer,
@@ -91,12 +93,18 @@ pub(super) fn supervise(
     limits: Limits,
     overlay: Arena,
     log: &mut Log,
+    at: &mut At,
+    site: &Site<'_>,
+    resumed: Option<&Resumed>,
 ) -> Result<Arena> {
     let mut w = Workspace::new(&trainer.stream, &trainer.model, limits, Some(overlay))?;
     let steps = rows.steps(c);
     let own = trainer.optimizer.restarted(&trainer.stream, c, steps)?;
     let later = std::mem::replace(&mut trainer.optimizer, own);
-    sft::stage(c, trainer, &mut w, rows, steps, log, &mut |_, _| Ok(()))?;
+    if let Some(resumed) = resumed {
+        resumed.restore(trainer, site.tune())?;
+    }
+    sft::stage(c, trainer, &mut w, rows, steps, log, at, site)?;
     trainer.optimizer = later;
     Ok(w.into_overlay())
 }

@@ -167,6 +167,7 @@ mod tests {
             query,
             side,
             sample,
+            key: crate::journal::Key { row: 0, side, sample },
             answer: model::Finished { ids: ids.to_vec(), ..Default::default() },
             text: String::new(),
             reward: 0.0,
