@@ -49,7 +49,9 @@ mod linux {
     fn a_full_disk_under_the_result() -> Result<()> {
         let stage = Stage::new()?;
         stage.sft().and("--max_steps 1 --report_to none").succeed()?;
-        let (before, there) = (stage.read("out/adapter_model.safetensors")?, files(&stage.path("out"))?);
+        let (before, mut there) = (stage.read("out/adapter_model.safetensors")?, files(&stage.path("out"))?);
+        // It says that a run has ended, which the next one has not.
+        there.retain(|name| name != "trainer_state.json");
         stage
             .sft()
             .and("--max_steps 2 --seed 9 --report_to none")
