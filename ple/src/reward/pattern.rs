@@ -9,7 +9,7 @@ use model::Transformer;
 /// Steps after which a pattern that goes back and forth over a text gives up.
 const STEPS: usize = 1_000_000;
 
-/// A pattern; an answer on which it takes more than [`STEPS`] steps is an error, not a hang.
+/// A pattern; an answer on which it takes more than a million steps is an error, not a hang.
 pub fn compile(pattern: &str) -> std::result::Result<Regex, Box<fancy_regex::Error>> {
     RegexBuilder::new(pattern).backtrack_limit(STEPS).build().map_err(Box::new)
 }
