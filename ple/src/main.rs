@@ -55,6 +55,7 @@ fn run(argv: &[String]) -> Result<ExitCode, Error> {
         Command::Logprob => command::logprob::run(&c),
         Command::Report => command::report::run(&c),
         Command::Demo => command::demo::run(&c),
+        Command::Rerun => command::rerun::run(&c),
         Command::Diff => return command::diff::run(&c).map(|same| if same { done(()) } else { ExitCode::FAILURE }),
         Command::Doctor | Command::Config | Command::Completions => Ok(()),
     }

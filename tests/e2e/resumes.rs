@@ -183,3 +183,25 @@ fn supervised_runs_go_on_and_damaged_checkpoints_are_passed_over() -> Result<()>
     ensure!(said.out.contains("no whole checkpoint") && said.out.contains("starts at step 0"), "{}", said.out);
     diff(&straight, &fresh)
 }
+
+#[test]
+fn a_run_once_more_is_the_same_on_the_same_files_only() -> Result<()> {
+    let Some(data) = Data::find() else { return Ok(()) };
+    let dir = tempfile::tempdir()?;
+    let (rows, first) = (data.first(16, dir.path())?, dir.path().join("first"));
+    train(&data, &rows, &first).succeed()?;
+    let again = |run: &Path, name: &str| ple(&format!("rerun {}", run.display())).key("output_dir", dir.path().join(name));
+    again(&first, "second").succeed()?;
+    diff(&first, &dir.path().join("second"))?;
+    same(&first, &dir.path().join("second"), &["adapter_model.safetensors"])?;
+    let run = first.join("run.json");
+    let text = std::fs::read_to_string(&run)?;
+    std::fs::write(&run, text.replacen("\"ple_iters\": 3", "\"ple_iters\": \"three\"", 1))?;
+    again(&run, "none").refuse(3, &["run.json", "config.ple_iters", "three"])?;
+    std::fs::write(&run, &text)?;
+    std::fs::write(&rows, std::fs::read_to_string(&rows)?.replacen("Human", "Woman", 1))?;
+    again(&run, "none").refuse(3, &["run.json", "files.", "wanted what the run has read"])?;
+    ple("rerun").refuse(2, &["runs"])?;
+    ensure!(!dir.path().join("none").exists(), "a refused run left a folder");
+    Ok(())
+}

@@ -7,6 +7,7 @@ pub mod diff;
 pub mod generate;
 pub mod logprob;
 pub mod report;
+pub mod rerun;
 pub mod resume;
 pub mod score;
 pub mod sft;

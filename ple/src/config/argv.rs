@@ -49,7 +49,7 @@ pub fn read(argv: &[String]) -> Result<(Vec<Given>, Vec<PathBuf>)> {
 
 /// `ple report RUN...`, `ple diff RUN_A RUN_B`: the words before the first flag are its `runs`.
 pub fn folders(command: Command, argv: &[String]) -> (Option<Given>, &[String]) {
-    let takes = matches!(command, Command::Report | Command::Diff);
+    let takes = matches!(command, Command::Report | Command::Diff | Command::Rerun);
     let count = argv.iter().take_while(|word| takes && !word.starts_with("--")).count();
     let (words, rest) = argv.split_at(count);
     let value: Value = words.iter().cloned().map(Value::String).collect();

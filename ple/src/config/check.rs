@@ -29,6 +29,8 @@ pub fn check(c: &Config) -> Result<()> {
         }),
         Command::Logprob => rows(c),
         Command::Report => ensure(!c.runs.is_empty(), "runs", "the folders of one or more runs", "nothing"),
+        Command::Rerun => ensure(c.runs.len() == 1, "runs", "the folder of one run", c.runs.len())
+            .and_then(|()| ensure(c.output_dir.is_some(), "output_dir", "the folder to write", "nothing")),
         Command::Diff => ensure(c.runs.len() == 2, "runs", "the folders of two runs", c.runs.len()),
         Command::Demo | Command::Doctor | Command::Config | Command::Completions => Ok(()),
     }

@@ -14,6 +14,7 @@ const SCORE: u16 = Command::Score.bit();
 const LOGPROB: u16 = Command::Logprob.bit();
 const REPORT: u16 = Command::Report.bit();
 const DIFF: u16 = Command::Diff.bit();
+const RERUN: u16 = Command::Rerun.bit();
 const DEMO: u16 = Command::Demo.bit();
 const DOCTOR: u16 = Command::Doctor.bit();
 /// Commands that train.
@@ -26,7 +27,7 @@ const REWARD: u16 = TRAIN | SCORE;
 const MAP: u16 = GENERATE | SCORE | LOGPROB;
 /// Commands that load a model.
 const RUN: u16 = FIT | MAP;
-const ALL: u16 = RUN | REPORT | DIFF | DEMO | DOCTOR;
+const ALL: u16 = RUN | REPORT | DIFF | RERUN | DEMO | DOCTOR;
 
 keys! {
     /// Folder of the base model: config.json, weights, tokenizer.
@@ -57,11 +58,11 @@ keys! {
     /// Rows of a supervised stage before the first iteration, on the same adapter.
     sft_dataset_name: Option<PathBuf> = None, TRAIN;
     /// Folder that the run writes (train: with the answers and the adapter that drew them, per iteration).
-    output_dir: Option<PathBuf> = None, FIT | DEMO;
+    output_dir: Option<PathBuf> = None, FIT | DEMO | RERUN;
     /// Ours: the file of results, one line per row (report: the page).
     output_file: Option<PathBuf> = None, MAP | REPORT;
     /// Ours: folders of runs to report on (diff: the two to compare); may be given without the flag.
-    runs: Vec<PathBuf> = Vec::new(), REPORT | DIFF;
+    runs: Vec<PathBuf> = Vec::new(), REPORT | DIFF | RERUN;
     /// Tokens of a supervised example; the end is cut off.
     max_length: u32 = 1024, FIT;
     /// Tokens of a query, principle included; a longer one is cut at turn boundaries from the left.

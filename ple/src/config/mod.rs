@@ -48,6 +48,8 @@ pub enum Command {
     Report,
     /// The first difference between two runs.
     Diff,
+    /// A run once more.
+    Rerun,
     /// The whole way on a small model made on the spot.
     Demo,
     /// What this machine has.
@@ -60,7 +62,7 @@ pub enum Command {
 
 impl Command {
     /// All of them.
-    pub const ALL: [Command; 11] = [
+    pub const ALL: [Command; 12] = [
         Command::Train,
         Command::Sft,
         Command::Generate,
@@ -68,6 +70,7 @@ impl Command {
         Command::Logprob,
         Command::Report,
         Command::Diff,
+        Command::Rerun,
         Command::Demo,
         Command::Doctor,
         Command::Config,
@@ -84,6 +87,7 @@ impl Command {
             Command::Logprob => "logprob",
             Command::Report => "report",
             Command::Diff => "diff",
+            Command::Rerun => "rerun",
             Command::Demo => "demo",
             Command::Doctor => "doctor",
             Command::Config => "config",
@@ -101,6 +105,7 @@ impl Command {
             Command::Logprob => "per-token log-probabilities of given completions",
             Command::Report => "a page on runs: ple report RUN...",
             Command::Diff => "the first difference between two runs: ple diff RUN_A RUN_B (exit code 1 if there is one)",
+            Command::Rerun => "a run once more, as its run.json says: ple rerun RUN --output_dir NEW",
             Command::Demo => "the whole way on a small model made on the spot, without downloads",
             Command::Doctor => "what this machine has",
             Command::Config => "settings: ple config show | check FILE... | from-trl FILE",
