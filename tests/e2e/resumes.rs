@@ -135,6 +135,13 @@ fn no_answer_and_no_reward_is_paid_twice() -> Result<()> {
     let all = asked(&calls);
     ensure!(all - before <= 192 - held, "{all} rewards were asked for in all, {before} before the kill, {held} of them held");
     ensure!(rewards() == 192, "{} rewards in the journal", rewards());
+    // Other settings draw other answers: what is in the journal is not theirs.
+    std::fs::read_dir(&out)?
+        .flatten()
+        .filter(|e| e.file_name().to_string_lossy().starts_with("checkpoint-"))
+        .try_for_each(|e| std::fs::remove_dir_all(e.path()))?;
+    let said = call().and("--temperature 0.5").succeed()?;
+    ensure!(said.out.contains("iter-00000.jsonl is of another run") && asked(&calls) == all + 192, "{}", said.out);
     Ok(())
 }
 

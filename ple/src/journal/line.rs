@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fmt;
 
-/// Whose answers a journal holds. Answers are a function of these three.
+/// Whose answers a journal holds. Answers and rewards are a function of these, and of the files that the settings name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Head {
@@ -13,6 +13,8 @@ pub struct Head {
     pub iteration: u32,
     /// SHA-256 of the adapter that samples ([`crate::checkpoint::fingerprint`]).
     pub adapter: String,
+    /// SHA-256 of the settings that answers and rewards depend on.
+    pub settings: String,
     /// Of every random number.
     pub seed: u64,
 }

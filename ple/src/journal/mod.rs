@@ -2,7 +2,7 @@
 //! drawn or asked twice. One JSON object a line, each closed by the CRC-32 of itself (see [`line`]):
 //!
 //! ```text
-//! {"iteration":3,"adapter":"<sha256>","seed":42,"crc":"…"}                                         the head: whose answers these are
+//! {"iteration":3,"adapter":"<sha256>","settings":"<sha256>","seed":42,"crc":"…"}                   the head: whose answers these are
 //! {"row":7,"side":1,"sample":0,"ids":[..],"logps":[..],"sampling_logps":[..],"finished":true,"crc":"…"}   logps: f32 bit patterns
 //! {"row":7,"side":1,"sample":0,"reward":0.5,"parts":[0.5],"crc":"…"}
 //! ```

@@ -4,7 +4,12 @@ use super::*;
 use crate::data::tests::Random;
 
 fn head() -> Head {
-    Head { iteration: 3, adapter: crate::digest::sha256(b"adapter"), seed: u64::MAX }
+    Head {
+        iteration: 3,
+        adapter: crate::digest::sha256(b"adapter"),
+        settings: crate::digest::sha256(b"settings"),
+        seed: u64::MAX,
+    }
 }
 
 fn samples() -> Vec<Sampled> {
@@ -132,7 +137,8 @@ fn a_file_cut_anywhere_goes_on_to_the_same_bytes() {
 #[test]
 fn another_policy_seed_or_iteration_starts_anew() {
     let folder = tempfile::tempdir().unwrap();
-    let others = [Head { adapter: crate::digest::sha256(b"other"), ..head() }, Head { seed: 1, ..head() }];
+    let other = crate::digest::sha256(b"other");
+    let others = [Head { adapter: other.clone(), ..head() }, Head { settings: other, ..head() }, Head { seed: 1, ..head() }];
     for other in others {
         let (mut journal, ..) = open(folder.path()).unwrap();
         journal.append_samples(&samples()[..2]).unwrap();

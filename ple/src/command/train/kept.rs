@@ -2,6 +2,8 @@
 //! for a reward twice.
 
 use super::Run;
+use crate::config::{Config, KEYS};
+use crate::digest::sha256;
 use crate::journal::{Found, Head, Held, Journal, Key, Rewarded, Sampled};
 use crate::log::Log;
 use crate::progress::Bar;
@@ -9,10 +11,41 @@ use crate::reward::Scores;
 use crate::rollout::{self, Sample, Store};
 use crate::{Error, Result, interrupt};
 use model::{Finished, Transformer};
+use serde_json::{Map, Value};
 use std::path::Path;
 
 /// Answers that are scored together: what a run that breaks off may have to ask for again.
 const CHUNK: usize = 64;
+
+/// Settings that answers and rewards depend on, beside the policy and the seed.
+const READ: [&str; 19] = [
+    "model_name_or_path",
+    "init_from_config",
+    "dtype",
+    "dataset_name",
+    "preset",
+    "max_prompt_length",
+    "max_completion_length",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "stop_strings",
+    "ple_principle",
+    "ple_principle_file",
+    "ple_queries_per_iter",
+    "reward_funcs",
+    "reward_model_name_or_path",
+    "reward_weights",
+];
+
+/// SHA-256 of these settings.
+pub(super) fn settings(c: &Config) -> String {
+    let read = KEYS.iter().filter(|key| READ.contains(&key.name));
+    let values: Map<String, Value> = read.map(|key| (key.name.to_string(), (key.get)(c))).collect();
+    sha256(Value::Object(values).to_string().as_bytes())
+}
 
 /// An iteration's journal and what it holds.
 pub(super) struct Kept {
@@ -107,5 +140,21 @@ impl Store for Kept {
             finished: a.stopped,
         };
         self.journal.append_samples(&answers.iter().map(sampled).collect::<Vec<_>>())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Command;
+
+    #[test]
+    fn every_setting_that_is_read_counts_and_no_other() {
+        assert!(READ.iter().all(|name| KEYS.iter().any(|key| key.name == *name)), "a name that is no setting");
+        let c = Config::defaults(Command::Train);
+        let warmer = Config { temperature: 1.0, ..c.clone() };
+        let (longer, slower) = (Config { ple_iters: 9, ..c.clone() }, Config { max_num_seqs: 1, threads: 1, ..c.clone() });
+        assert_ne!(settings(&c), settings(&warmer));
+        assert_eq!([settings(&longer), settings(&slower)], [settings(&c), settings(&c)]);
     }
 }

@@ -279,7 +279,7 @@ impl Run<'_> {
             Some(drawn) => drawn.policy.clone(),
             None => self.policy(trainer)?,
         };
-        let head = Head { iteration: progress.at.iteration, adapter, seed: self.c.seed };
+        let head = Head { iteration: progress.at.iteration, adapter, settings: kept::settings(self.c), seed: self.c.seed };
         let goes_on = self.c.resume_from_checkpoint != Resume::No;
         Kept::open(&self.folder.join("rollouts"), &head, goes_on, &progress.log)
     }
