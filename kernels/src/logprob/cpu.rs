@@ -116,6 +116,9 @@ fn within(target: u32, first: usize) -> usize {
     (target as usize).checked_sub(first).filter(|&t| t < TILE).unwrap_or(usize::MAX)
 }
 
+/// Gets an entry's place in the task, its logits of one tile with the elements between two groups of 32, and the tile.
+type Meet<'a> = dyn FnMut(usize, &mut [f32], usize, (usize, usize)) + 'a;
+
 /// Scratch of a task of `forward`: packed rows, logits of a tile, a panel's block, and the chains of the way [panels][padded][32],
 /// which are empty if nobody wants it.
 struct Hand<'a> {
@@ -128,7 +131,7 @@ struct Hand<'a> {
 impl Hand<'_> {
     /// Goes over the vocabulary with entries `m` and calls `meet` with each tile's logits of each entry, which `meet` weighs if the way
     /// is wanted; the chains then go on over them.
-    fn sweep(&mut self, left: Left<'_>, m: Range<usize>, meet: &mut dyn FnMut(usize, &mut [f32], usize, (usize, usize))) {
+    fn sweep(&mut self, left: Left<'_>, m: Range<usize>, meet: &mut Meet<'_>) {
         let (isa, head, strips) = (self.isa, self.head, Strips::new(self.isa, m.len()));
         let [packed, z, block, chains] = &mut self.room;
         strips.pack(isa, packed, left, m.start, 0..head.c);

@@ -141,7 +141,7 @@ pub fn backward(s: &Stream, dx: View<'_>, dlogp: View<'_>, kept: Kept<'_>, rows:
     let (m, Kept { z_target, sum, max, way }) = (rows.len(), kept);
     check::<f32>(room, "dlogp", dlogp, m)?;
     kept.check(room, m)?;
-    let c = if m == 0 { 1 } else { way.len() / m };
+    let c = way.len().checked_div(m).unwrap_or(1);
     ensure!(m == 0 || c > 0, "{room}: kept.way is empty: forward was not asked for it");
     check::<f32>(room, "kept.way", way, m * c)?;
     check::<f32>(room, "dx", dx, dx.len() / c * c)?;
