@@ -4,6 +4,10 @@ use crate::{Backend, DeviceInfo, Error, Event, Pinned, Pool, Ptr, Queue, Result}
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::time::{Duration, Instant};
 
+/// Bytes from which a buffer is a mapping of its own: a few large pages.
+#[cfg(target_os = "linux")]
+const MAPPED: usize = 8 << 20;
+
 /// An instruction set that this machine has. Values exist only for what was detected, so holding one is a licence to use it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Isa(Level);
@@ -110,6 +114,20 @@ impl Cpu {
         Cpu { info, pool }
     }
 
+    /// Zeroed memory of its own mapping, in large pages where the system gives them on request: weights and activations are read in
+    /// strides that would otherwise wait for page tables.
+    #[cfg(target_os = "linux")]
+    fn map(bytes: usize) -> Option<*mut u8> {
+        use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping, wherever the system puts it; advice changes no contents, and a refused one changes nothing.
+        unsafe {
+            let p = mmap_anonymous(std::ptr::null_mut(), bytes, access, MapFlags::PRIVATE).ok()?;
+            let _ = madvise(p, bytes, Advice::LinuxHugepage);
+            Some(p.cast())
+        }
+    }
+
     fn layout(bytes: usize) -> Result<Layout> {
         Layout::from_size_align(bytes.max(64), 64).map_err(|_| Error::OutOfMemory { wanted: bytes, what: "a buffer".into() })
     }
@@ -126,11 +144,22 @@ impl Backend for Cpu {
         Some(&self.pool)
     }
     fn alloc(&self, _: Queue, bytes: usize) -> Result<Ptr> {
+        #[cfg(target_os = "linux")]
+        if bytes >= MAPPED {
+            let out_of_memory = || Error::OutOfMemory { wanted: bytes, what: "a buffer".into() };
+            return Cpu::map(bytes).map(|p| Ptr(p as u64)).ok_or_else(out_of_memory);
+        }
         // SAFETY: the layout is at least 64 bytes.
         let p = unsafe { alloc_zeroed(Cpu::layout(bytes)?) };
         if p.is_null() { Err(Error::OutOfMemory { wanted: bytes, what: "a buffer".into() }) } else { Ok(Ptr(p as u64)) }
     }
     fn free(&self, _: Queue, p: Ptr, bytes: usize) {
+        #[cfg(target_os = "linux")]
+        if bytes >= MAPPED {
+            // SAFETY: `p` came from `alloc` with the same byte count, hence from `map`. A mapping that cannot be ended stays.
+            let _ = unsafe { rustix::mm::munmap(p.0 as *mut std::ffi::c_void, bytes) };
+            return;
+        }
         if let Ok(layout) = Cpu::layout(bytes) {
             // SAFETY: `p` came from `alloc` with the same byte count, hence the same layout.
             unsafe { dealloc(p.0 as *mut u8, layout) }
