@@ -6,6 +6,8 @@ mod diff;
 mod edges;
 mod evaluates;
 mod generates;
+#[cfg(target_os = "linux")]
+mod interposed;
 mod program;
 mod refused;
 mod report;

@@ -13,7 +13,7 @@ pub mod score;
 pub mod sft;
 pub mod train;
 
-use crate::checkpoint::create_folder;
+use crate::checkpoint::{create_folder, remove_stale};
 use crate::config::Config;
 use crate::data::Dropped;
 use crate::log::Log;
@@ -42,6 +42,7 @@ fn most_steps(c: &Config) -> u64 {
 fn start(c: &Config, opened: &Opened, trainer: &Trainer, resumed: Option<&Resumed>) -> Result<Log> {
     let folder = required(&c.output_dir, "output_dir")?;
     create_folder(folder)?;
+    let stale = remove_stale(folder)?;
     // It says that a run has ended; this one has not.
     let ended = folder.join(telemetry::trainer_state::NAME);
     match std::fs::remove_file(&ended) {
@@ -54,6 +55,9 @@ fn start(c: &Config, opened: &Opened, trainer: &Trainer, resumed: Option<&Resume
         Some(resumed) => resumed.log(c)?,
         None => Log::create(folder, c, TrainerState::new(c, trainer.optimizer.total(), c.num_train_epochs))?,
     };
+    stale
+        .iter()
+        .for_each(|path| log.say(&format!("note  {} is removed: it was left by a process that has ended", path.display())));
     let info = opened_info(trainer);
     let mut run = telemetry::provenance(c, &trainer.stream);
     run["parameters"] = json!({ "base": trainer.model.base().parameters(), "trainable": trainer.parameters() });
