@@ -8,6 +8,7 @@ mod evaluates;
 mod generates;
 #[cfg(target_os = "linux")]
 mod interposed;
+mod journals;
 mod program;
 mod refused;
 mod report;
