@@ -22,6 +22,7 @@ mod sft;
 #[cfg(target_os = "linux")]
 mod signals;
 mod starts;
+mod stops;
 mod terminal;
 
 use anyhow::{Context, Result, ensure};
