@@ -65,10 +65,20 @@ fn through(path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()
     out.flush()
 }
 
-fn beside(path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
-    let folder = folder_of(path);
+/// `.NAME.PID.tmp`, under which this process writes a file before it has its name.
+fn temporary(path: &Path) -> PathBuf {
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let temporary = folder.join(format!(".{name}.{}.tmp", std::process::id()));
+    folder_of(path).join(format!(".{name}.{}.tmp", std::process::id()))
+}
+
+/// The process that writes, or wrote, under such a temporary name; none under any other.
+pub fn writer(name: &str) -> Option<u32> {
+    let (of, digits) = name.strip_prefix('.')?.strip_suffix(".tmp")?.rsplit_once('.')?;
+    digits.parse().ok().filter(|id: &u32| !of.is_empty() && id.to_string() == digits)
+}
+
+fn beside(path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
+    let (folder, temporary) = (folder_of(path), temporary(path));
     let outcome = (|| {
         let failed = |action| move |source| Error::File { path: path.to_path_buf(), action, source };
         let mut out = std::io::BufWriter::new(File::create(&temporary).map_err(failed("create"))?);
@@ -112,6 +122,25 @@ mod tests {
         put(Path::new("/dev/null"), "nothing").unwrap();
         assert!(fs::metadata("/dev/null").unwrap().file_type().is_char_device());
         fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_temporary_name_says_whose_it_is() {
+        let name = temporary(Path::new("a/log.jsonl"));
+        assert_eq!(name.parent(), Some(Path::new("a")));
+        assert_eq!(name.file_name().and_then(|n| writer(n.to_str()?)), Some(std::process::id()));
+        let others = [
+            "log.jsonl",
+            ".log.jsonl.7",
+            ".7.tmp",
+            "..7.tmp",
+            ".a.07.tmp",
+            ".a.+7.tmp",
+            ".a.x.tmp",
+            "a.7.tmp",
+            ".checkpoint-7.tmp",
+        ];
+        assert!(others.iter().all(|name| writer(name).is_none()));
     }
 
     #[test]

@@ -18,8 +18,8 @@ fn run(folder: &Path, seconds: f64) -> Result<PathBuf> {
     };
     std::fs::write(folder.join("log.jsonl"), (1..=3).map(line).collect::<String>())?;
     std::fs::write(folder.join("completions/iter-00000.jsonl"), "{\"row\":4,\"side\":1,\"sample\":0,\"completion\":\"yes\"}\n")?;
-    let head =
-        Head { iteration: 0, adapter: ple::digest::sha256(b"adapter"), settings: ple::digest::sha256(b"settings"), seed: 42 };
+    let [adapter, answers, rewards] = ["adapter", "answers", "rewards"].map(|name| ple::digest::sha256(name.as_bytes()));
+    let head = Head { iteration: 0, adapter, answers, rewards, seed: 42 };
     let (mut journal, ..) = Journal::open(&folder.join("rollouts"), &head)?;
     let key = Key { row: 4, side: 1, sample: 0 };
     let logps = vec![-0.5, -1.0];

@@ -6,6 +6,9 @@ mod diff;
 mod edges;
 mod evaluates;
 mod generates;
+#[cfg(target_os = "linux")]
+mod interposed;
+mod journals;
 mod program;
 mod refused;
 mod report;
@@ -19,6 +22,7 @@ mod sft;
 #[cfg(target_os = "linux")]
 mod signals;
 mod starts;
+mod stops;
 mod terminal;
 
 use anyhow::{Context, Result, ensure};

@@ -47,6 +47,12 @@ impl Ple {
         self
     }
 
+    /// Sets a variable of its environment.
+    pub fn variable(mut self, name: &str, value: impl AsRef<OsStr>) -> Ple {
+        self.0.env(name, value);
+        self
+    }
+
     /// Lets the loader look for libraries in this folder first.
     pub fn libraries(mut self, folder: &std::path::Path) -> Ple {
         self.0.env("LD_LIBRARY_PATH", folder);
@@ -87,6 +93,15 @@ impl Ple {
     pub fn end(mut self) -> Result<Said> {
         let output = self.0.output().with_context(|| format!("{:?}", self.0))?;
         self.said(output)
+    }
+
+    /// Runs it to the end that something else makes of it.
+    #[cfg(target_os = "linux")]
+    pub fn is_killed(mut self) -> Result<()> {
+        let output = self.0.output().with_context(|| format!("{:?}", self.0))?;
+        let signal = std::os::unix::process::ExitStatusExt::signal(&output.status);
+        ensure!(signal == Some(9) && output.stderr.is_empty(), "{:?}: {output:?}", self.0);
+        Ok(())
     }
 
     /// That it never panics holds for every call.

@@ -3,12 +3,14 @@
 //! names the SHA-256 of every other file. Under its name there is either a whole checkpoint or none.
 
 mod folder;
+mod stale;
 mod state;
 mod tuned;
 
 pub use folder::{Newest, clear, load, newest, prune};
+pub use stale::remove_stale;
 pub use state::{Drawn, Stage, State, cut, lengths};
-pub use tuned::{create_folder, fingerprint, restore_tuned, save};
+pub use tuned::{borrow, create_folder, fingerprint, give_back, restore_tuned, save};
 
 use crate::Result;
 use crate::trainer::Trainer;

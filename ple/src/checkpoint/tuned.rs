@@ -56,6 +56,26 @@ pub fn restore_tuned(s: &Stream, model: &Transformer, tune: Tune, folder: &Path)
     }
 }
 
+/// Puts the policy of `folder`, whose [`fingerprint`] is `wanted`, into a slot, and returns what was there, for [`give_back`]. An
+/// error changes nothing.
+pub fn borrow(s: &Stream, model: &Transformer, slot: u8, folder: &Path, wanted: &str) -> Result<adapter::Adapter> {
+    let lora = model.slot(Adapter::Slot(slot))?.ok_or_else(|| Error::Usage("no adapter to exchange".into()))?;
+    let (own, other) = (lora.download(s)?, adapter::Adapter::load(folder, &model.modules())?);
+    lora.reload(s, &other)?;
+    let got = fingerprint(s, model, Tune::Lora(slot))?;
+    if got != wanted {
+        give_back(s, model, slot, &own)?;
+        return Err(Error::file(folder, format!("wanted the policy {wanted}, got {got}")));
+    }
+    Ok(own)
+}
+
+/// The reverse of [`borrow`].
+pub fn give_back(s: &Stream, model: &Transformer, slot: u8, own: &adapter::Adapter) -> Result<()> {
+    let lora = model.slot(Adapter::Slot(slot))?.ok_or_else(|| Error::Usage("no adapter to exchange".into()))?;
+    Ok(lora.reload(s, own)?)
+}
+
 /// SHA-256 of the names and numbers of what is tuned: two policies on one base are the same if and only if these are.
 pub fn fingerprint(s: &Stream, model: &Transformer, tune: Tune) -> Result<String> {
     let mut hasher = Hasher::default();

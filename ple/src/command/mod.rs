@@ -13,7 +13,7 @@ pub mod score;
 pub mod sft;
 pub mod train;
 
-use crate::checkpoint::create_folder;
+use crate::checkpoint::{create_folder, remove_stale};
 use crate::config::Config;
 use crate::data::Dropped;
 use crate::log::Log;
@@ -25,7 +25,7 @@ use crate::trainer::Trainer;
 use crate::{Error, Result};
 use resume::Resumed;
 use runtime::{comm::Single, host};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
 /// A setting that [`Config::parse`] has checked to be there.
@@ -38,10 +38,11 @@ fn most_steps(c: &Config) -> u64 {
     if c.max_steps > 0 { c.max_steps as u64 } else { u64::MAX }
 }
 
-/// Makes the run's folder, its log and `run.json`, and says what was opened.
-fn start(c: &Config, opened: &Opened, trainer: &Trainer, resumed: Option<&Resumed>) -> Result<Log> {
+/// Makes the run's folder, its log and `run.json`, and says what was opened. With the log come the files of `run.json`.
+fn start(c: &Config, opened: &Opened, trainer: &Trainer, resumed: Option<&Resumed>) -> Result<(Log, Map<String, Value>)> {
     let folder = required(&c.output_dir, "output_dir")?;
     create_folder(folder)?;
+    let stale = remove_stale(folder)?;
     // It says that a run has ended; this one has not.
     let ended = folder.join(telemetry::trainer_state::NAME);
     match std::fs::remove_file(&ended) {
@@ -54,6 +55,9 @@ fn start(c: &Config, opened: &Opened, trainer: &Trainer, resumed: Option<&Resume
         Some(resumed) => resumed.log(c)?,
         None => Log::create(folder, c, TrainerState::new(c, trainer.optimizer.total(), c.num_train_epochs))?,
     };
+    stale
+        .iter()
+        .for_each(|path| log.say(&format!("note  {} is removed: it was left by a process that has ended", path.display())));
     let info = opened_info(trainer);
     let mut run = telemetry::provenance(c, &trainer.stream);
     run["parameters"] = json!({ "base": trainer.model.base().parameters(), "trainable": trainer.parameters() });
@@ -67,7 +71,7 @@ fn start(c: &Config, opened: &Opened, trainer: &Trainer, resumed: Option<&Resume
         trainer.parameters(),
         opened.folder.display(),
     ));
-    Ok(log)
+    Ok((log, run["files"].as_object().cloned().unwrap_or_default()))
 }
 
 fn opened_info(trainer: &Trainer) -> String {

@@ -63,6 +63,8 @@ pub fn find(c: &Config, said: &mut Vec<String>) -> Result<Option<Resumed>> {
                 said.push(format!("note  no whole checkpoint in {}: the run starts at step 0", output.display()));
                 return Ok(None);
             };
+            // A run that was killed after its last checkpoint had not removed the one that this made too many.
+            checkpoint::prune(output, c.save_total_limit as usize, None)?;
             found
         }
         Resume::No => {

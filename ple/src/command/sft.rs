@@ -76,7 +76,7 @@ pub fn run(c: &Config) -> Result<()> {
         resumed.restore(&mut trainer, opened.tune)?;
         at = resumed.at();
     }
-    let mut log = start(c, &opened, &trainer, resumed.as_ref())?;
+    let (mut log, _) = start(c, &opened, &trainer, resumed.as_ref())?;
     said.iter().for_each(|line| log.say(line));
     let mut w = Workspace::new(&trainer.stream, &trainer.model, limits, None::<Arena>)?;
     let site = Site::new(c, &opened)?;

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fmt;
 
-/// Whose answers a journal holds. Answers and rewards are a function of these, and of the files that the settings name.
+/// Whose answers a journal holds. Answers and rewards are a function of these.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Head {
@@ -13,8 +13,10 @@ pub struct Head {
     pub iteration: u32,
     /// SHA-256 of the adapter that samples ([`crate::checkpoint::fingerprint`]).
     pub adapter: String,
-    /// SHA-256 of the settings that answers and rewards depend on.
-    pub settings: String,
+    /// SHA-256 of the settings that answers depend on, and of the files that these name.
+    pub answers: String,
+    /// The same of rewards; those of an answer depend on both.
+    pub rewards: String,
     /// Of every random number.
     pub seed: u64,
 }
@@ -108,6 +110,11 @@ pub(super) fn parse(body: &[u8]) -> Result<Line, String> {
 }
 
 impl Head {
+    /// Whether both stand over the same answers, whatever their rewards.
+    pub fn answers_as(&self, other: &Head) -> bool {
+        Head { rewards: other.rewards.clone(), ..self.clone() } == *other
+    }
+
     pub(super) fn line(&self) -> String {
         closed(self)
     }

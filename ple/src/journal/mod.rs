@@ -2,7 +2,7 @@
 //! drawn or asked twice. One JSON object a line, each closed by the CRC-32 of itself (see [`line`]):
 //!
 //! ```text
-//! {"iteration":3,"adapter":"<sha256>","settings":"<sha256>","seed":42,"crc":"…"}                   the head: whose answers these are
+//! {"iteration":3,"adapter":"<sha256>","answers":"<sha256>","rewards":"<sha256>","seed":42,"crc":"…"}   the head: whose answers these are
 //! {"row":7,"side":1,"sample":0,"ids":[..],"logps":[..],"sampling_logps":[..],"finished":true,"crc":"…"}   logps: f32 bit patterns
 //! {"row":7,"side":1,"sample":0,"reward":0.5,"parts":[0.5],"crc":"…"}
 //! ```
@@ -10,14 +10,16 @@
 //! The file only grows until the iteration is scored; [`Journal::finish`] then writes it anew in (row, side, sample) order, so
 //! that its bytes are the same however the run went.
 
+mod contents;
 mod line;
 #[cfg(test)]
 mod tests;
 
+pub use contents::Held;
 pub use line::{Head, Key, Rewarded, Sampled};
 
 use crate::{Error, Result};
-use line::Line;
+use contents::{Contents, contents};
 use runtime::host;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -33,15 +35,6 @@ pub struct Journal {
     len: u64,
 }
 
-/// What a journal holds, in (row, side, sample) order.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Held {
-    /// Answers.
-    pub samples: BTreeMap<Key, Sampled>,
-    /// Their rewards; of some answers or of all.
-    pub rewards: BTreeMap<Key, Rewarded>,
-}
-
 /// How [`Journal::open`] came by what it returns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
@@ -54,28 +47,25 @@ pub enum Found {
     },
     /// There was one of another head, or none that could be read; it lies under this name now.
     Stale(PathBuf),
-}
-
-/// A journal as its bytes say.
-#[derive(Debug, Default)]
-struct Contents {
-    head: Option<Head>,
-    held: Held,
-    /// Bytes of the lines before the first that is damaged or cut short.
-    whole: u64,
+    /// There was one whose rewards are others; it lies under this name now, and its answers are in a new one.
+    Rewarded(PathBuf),
 }
 
 impl Journal {
     /// Opens the journal of an iteration in its folder (made if absent) and returns what it holds. A file of another head is
-    /// put aside as `.stale`. A journal whose lines are intact and yet contradict each other is an error that names file and line.
+    /// put aside as `.stale`; where only rewards depend on what differs, its answers are taken over. A journal whose lines are intact and yet contradict each other is an error that names file and line.
     pub fn open(folder: &Path, head: &Head) -> Result<(Journal, Held, Found)> {
         crate::checkpoint::create_folder(folder)?;
         let path = folder.join(name(head.iteration));
         let Some(bytes) = bytes(&path)? else { return Journal::create(path, head, Found::Nothing) };
         let contents = contents(&path, &bytes, Some(head))?;
-        if contents.head.as_ref() != Some(head) {
-            let stale = aside(&path)?;
-            return Journal::create(path, head, Found::Stale(stale));
+        match &contents.head {
+            Some(found) if found == head => {}
+            Some(found) if found.answers_as(head) => return Journal::rewarded(path, head, contents.held),
+            _ => {
+                let stale = aside(&path)?;
+                return Journal::create(path, head, Found::Stale(stale));
+            }
         }
         let cut = bytes.len() as u64 - contents.whole;
         let file = append(&path)?;
@@ -94,6 +84,17 @@ impl Journal {
         }
         let stale = aside(&path)?;
         Journal::create(path, head, Found::Stale(stale))
+    }
+
+    /// A new file with the answers of the one that is there, of which a copy stays.
+    fn rewarded(path: PathBuf, head: &Head, held: Held) -> Result<(Journal, Held, Found)> {
+        let stale = stale(&path);
+        std::fs::copy(&path, &stale).map_err(failed(&path, "copy"))?;
+        let text = head.line() + &held.samples.values().map(Sampled::line).collect::<String>();
+        host::write_file(&path, |out| out.write_all(text.as_bytes()))?;
+        let file = append(&path)?;
+        let held = Held { rewards: BTreeMap::new(), ..held };
+        Ok((Journal { path, file, len: text.len() as u64 }, held, Found::Rewarded(stale)))
     }
 
     /// A new file, which has its name only when its head is on disk.
@@ -170,9 +171,14 @@ fn name(iteration: u32) -> String {
     format!("iter-{iteration:05}.jsonl")
 }
 
+/// Where a journal lies that is of no use any more.
+fn stale(path: &Path) -> PathBuf {
+    path.with_extension("jsonl.stale")
+}
+
 /// Renames a journal to `.stale`.
 fn aside(path: &Path) -> Result<PathBuf> {
-    let stale = path.with_extension("jsonl.stale");
+    let stale = stale(path);
     std::fs::rename(path, &stale).map_err(failed(path, "rename"))?;
     Ok(stale)
 }
@@ -192,53 +198,5 @@ fn bytes(path: &Path) -> Result<Option<Vec<u8>>> {
         Ok(bytes) => Ok(Some(bytes)),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(failed(path, "read")(source)),
-    }
-}
-
-/// Reads lines up to the first that is damaged or cut short; with `wanted`, no line after another head.
-fn contents(path: &Path, bytes: &[u8], wanted: Option<&Head>) -> Result<Contents> {
-    let mut contents = Contents::default();
-    for (i, line) in bytes.split_inclusive(|b| *b == b'\n').enumerate() {
-        let fault = |text: String| Error::file(path, format!("line {}: {text}", i + 1));
-        let Some(body) = line::checked(line) else { break };
-        match (i, line::parse(&body)) {
-            (0, Ok(Line::Head(head))) => {
-                let other = wanted.is_some_and(|wanted| *wanted != head);
-                contents.head = Some(head);
-                if other {
-                    break;
-                }
-            }
-            (0, _) => break,
-            (_, Ok(Line::Sampled(sample))) => contents.held.add_sample(sample).map_err(fault)?,
-            (_, Ok(Line::Rewarded(reward))) => contents.held.add_reward(reward).map_err(fault)?,
-            (_, Ok(Line::Head(_))) => return Err(fault("wanted an answer or a reward, got a second head".into())),
-            (_, Err(text)) => return Err(fault(text)),
-        }
-        contents.whole += line.len() as u64;
-    }
-    Ok(contents)
-}
-
-impl Held {
-    fn add_sample(&mut self, sample: Sampled) -> std::result::Result<(), String> {
-        let before = self.samples.get(&sample.key);
-        if before.is_some_and(|before| before.line() != sample.line()) {
-            return Err(format!("{}: wanted the answer that stands before, got another", sample.key));
-        }
-        self.samples.entry(sample.key).or_insert(sample);
-        Ok(())
-    }
-
-    fn add_reward(&mut self, reward: Rewarded) -> std::result::Result<(), String> {
-        if !self.samples.contains_key(&reward.key) {
-            return Err(format!("{}: wanted its answer before its reward, got none", reward.key));
-        }
-        let before = self.rewards.get(&reward.key);
-        if before.is_some_and(|before| before.line() != reward.line()) {
-            return Err(format!("{}: wanted the reward that stands before, got another", reward.key));
-        }
-        self.rewards.entry(reward.key).or_insert(reward);
-        Ok(())
     }
 }

@@ -7,7 +7,8 @@ fn head() -> Head {
     Head {
         iteration: 3,
         adapter: crate::digest::sha256(b"adapter"),
-        settings: crate::digest::sha256(b"settings"),
+        answers: crate::digest::sha256(b"answers"),
+        rewards: crate::digest::sha256(b"rewards"),
         seed: u64::MAX,
     }
 }
@@ -138,7 +139,7 @@ fn a_file_cut_anywhere_goes_on_to_the_same_bytes() {
 fn another_policy_seed_or_iteration_starts_anew() {
     let folder = tempfile::tempdir().unwrap();
     let other = crate::digest::sha256(b"other");
-    let others = [Head { adapter: other.clone(), ..head() }, Head { settings: other, ..head() }, Head { seed: 1, ..head() }];
+    let others = [Head { adapter: other.clone(), ..head() }, Head { answers: other, ..head() }, Head { seed: 1, ..head() }];
     for other in others {
         let (mut journal, ..) = open(folder.path()).unwrap();
         journal.append_samples(&samples()[..2]).unwrap();
@@ -149,6 +150,25 @@ fn another_policy_seed_or_iteration_starts_anew() {
         assert_eq!(std::fs::read(stale).unwrap(), before);
         assert_eq!(read(journal.path()).unwrap().0, other);
         std::fs::remove_file(journal.path()).unwrap();
+    }
+}
+
+#[test]
+fn other_rewards_leave_the_answers() {
+    let (folder, (grown, _)) = (tempfile::tempdir().unwrap(), straight());
+    let other = Head { rewards: crate::digest::sha256(b"other"), ..head() };
+    for end in [grown.len(), grown.len() - 3, grown.len() / 3] {
+        std::fs::write(path(folder.path()), &grown[..end]).unwrap();
+        let before = read(&path(folder.path())).unwrap().1;
+        let (journal, held, found) = Journal::open(folder.path(), &other).unwrap();
+        let stale = folder.path().join("iter-00003.jsonl.stale");
+        assert_eq!(found, Found::Rewarded(stale.clone()));
+        assert_eq!(std::fs::read(stale).unwrap(), grown[..end]);
+        assert!(held.rewards.is_empty() && held.samples.keys().eq(before.samples.keys()), "{end}");
+        let (head, again) = read(journal.path()).unwrap();
+        assert!(head == other && again.rewards.is_empty() && again.samples.keys().eq(before.samples.keys()), "{end}");
+        let held = go_on(journal, &held).unwrap();
+        assert_eq!((held.samples.len(), held.rewards.len()), (20, 20));
     }
 }
 
@@ -202,7 +222,7 @@ fn mutated_journals() {
             }
         };
         counts[match found {
-            Found::Nothing => panic!("the file is there"),
+            Found::Nothing | Found::Rewarded(_) => panic!("the file is there, and its rewards are"),
             Found::Same { .. } => 1,
             Found::Stale(_) => 2,
         }] += 1;

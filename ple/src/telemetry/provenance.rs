@@ -105,6 +105,11 @@ fn rewards(text: &str) -> Vec<PathBuf> {
     match text.split_once(':') {
         Some(("lexicon", files)) => files.split(',').map(PathBuf::from).collect(),
         Some(("model" | "adapter", folder)) => vec![folder.into()],
+        // The words of a command that are files: its program, where it is named by a path, and its script.
+        Some(("exec", command)) => {
+            let words = shlex::split(command).unwrap_or_default();
+            words.into_iter().map(PathBuf::from).filter(|path| path.is_file()).collect()
+        }
         _ => Vec::new(),
     }
 }

@@ -9,7 +9,7 @@ use crate::log::Log;
 use crate::progress::Bar;
 use crate::reward::Scores;
 use crate::rollout::{self, Sample, Store};
-use crate::{Error, Result, interrupt};
+use crate::{Result, interrupt};
 use model::{Finished, Transformer};
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -17,8 +17,8 @@ use std::path::Path;
 /// Answers that are scored together: what a run that breaks off may have to ask for again.
 const CHUNK: usize = 64;
 
-/// Settings that answers and rewards depend on, beside the policy and the seed.
-const READ: [&str; 19] = [
+/// Settings that answers depend on, beside the policy and the seed. The files that these name count by their contents.
+const ANSWERS: [&str; 16] = [
     "model_name_or_path",
     "init_from_config",
     "dtype",
@@ -35,16 +35,20 @@ const READ: [&str; 19] = [
     "ple_principle",
     "ple_principle_file",
     "ple_queries_per_iter",
-    "reward_funcs",
-    "reward_model_name_or_path",
-    "reward_weights",
 ];
 
-/// SHA-256 of these settings.
-pub(super) fn settings(c: &Config) -> String {
-    let read = KEYS.iter().filter(|key| READ.contains(&key.name));
-    let values: Map<String, Value> = read.map(|key| (key.name.to_string(), (key.get)(c))).collect();
-    sha256(Value::Object(values).to_string().as_bytes())
+/// Settings that the rewards of given answers depend on.
+const REWARDS: [&str; 3] = ["reward_funcs", "reward_model_name_or_path", "reward_weights"];
+
+/// SHA-256 of what answers and of what rewards depend on; `files` are those of `run.json`, each under its setting.
+pub(super) fn digests(c: &Config, files: &Map<String, Value>) -> [String; 2] {
+    [&ANSWERS[..], &REWARDS[..]].map(|names| {
+        let settings = KEYS.iter().filter(|key| names.contains(&key.name)).map(|key| (key.name.to_string(), (key.get)(c)));
+        // A reward's files stand under `reward_funcs` and their own name.
+        let named = |key: &String| key.split(' ').next().is_some_and(|name| names.contains(&name));
+        let files = files.iter().filter(|(key, _)| named(key)).map(|(key, file)| (format!("file {key}"), file.clone()));
+        sha256(Value::Object(settings.chain(files).collect()).to_string().as_bytes())
+    })
 }
 
 /// An iteration's journal and what it holds.
@@ -60,7 +64,14 @@ impl Kept {
         let name = journal.path().display();
         match found {
             Found::Nothing => {}
-            Found::Stale(aside) => log.say(&format!("note  {name} is of another run: put aside as {}", aside.display())),
+            Found::Stale(aside) => {
+                let why = "of another run, or of a policy, settings or files that have changed";
+                log.say(&format!("note  {name} is {why}: put aside as {}, and drawn again", aside.display()));
+            }
+            Found::Rewarded(aside) => {
+                let (why, answers) = ("is of rewards whose settings or files have changed", held.samples.len());
+                log.say(&format!("note  {name} {why}: put aside as {}; {answers} answers are scored again", aside.display()));
+            }
             Found::Same { cut } => {
                 let lost = if cut > 0 { format!("; {cut} damaged bytes at its end are gone") } else { String::new() };
                 let (answers, rewards) = (held.samples.len(), held.rewards.len());
@@ -70,19 +81,14 @@ impl Kept {
         Ok(Kept { journal, held })
     }
 
-    /// That every answer of an iteration whose examples are trained is there: its policy has moved on and cannot draw them again.
-    pub fn whole(&self, answers: usize) -> Result<()> {
-        let got = self.held.samples.len();
-        if got == answers && self.held.rewards.len() == answers {
-            return Ok(());
-        }
-        let path = self.journal.path();
-        Err(Error::file(
-            path,
-            format!(
-                "wanted the {answers} answers and rewards that the checkpoint trains on, got {got}; name an earlier checkpoint"
-            ),
-        ))
+    /// Its file.
+    pub fn path(&self) -> &Path {
+        self.journal.path()
+    }
+
+    /// Answers that it holds.
+    pub fn answers(&self) -> usize {
+        self.held.samples.len()
     }
 
     /// The rewards of all samples: those that are held, and the others asked for and added.
@@ -150,11 +156,31 @@ mod tests {
 
     #[test]
     fn every_setting_that_is_read_counts_and_no_other() {
-        assert!(READ.iter().all(|name| KEYS.iter().any(|key| key.name == *name)), "a name that is no setting");
-        let c = Config::defaults(Command::Train);
-        let warmer = Config { temperature: 1.0, ..c.clone() };
+        let names = ANSWERS.iter().chain(&REWARDS);
+        assert!(names.into_iter().all(|name| KEYS.iter().any(|key| key.name == *name)), "a name that is no setting");
+        let (c, none) = (Config::defaults(Command::Train), Map::new());
+        let [answers, rewards] = digests(&c, &none);
+        let warmer = digests(&Config { temperature: 1.0, ..c.clone() }, &none);
+        assert!(warmer[0] != answers && warmer[1] == rewards);
+        let other = digests(&Config { reward_funcs: vec!["length:3".into()], ..c.clone() }, &none);
+        assert!(other[0] == answers && other[1] != rewards);
         let (longer, slower) = (Config { ple_iters: 9, ..c.clone() }, Config { max_num_seqs: 1, threads: 1, ..c.clone() });
-        assert_ne!(settings(&c), settings(&warmer));
-        assert_eq!([settings(&longer), settings(&slower)], [settings(&c), settings(&c)]);
+        assert_eq!([digests(&longer, &none), digests(&slower, &none)], [[answers.clone(), rewards.clone()], [answers, rewards]]);
+    }
+
+    #[test]
+    fn every_file_that_is_read_counts_and_no_other() {
+        let c = Config::defaults(Command::Train);
+        let of = |key: &str, sha256: &str| {
+            let file = serde_json::json!({"path": "a b", "sha256": sha256});
+            digests(&c, &[(key.to_string(), file)].into_iter().collect())
+        };
+        let differ = |key: &str| {
+            let [one, other] = [of(key, "1"), of(key, "2")];
+            [one[0] != other[0], one[1] != other[1]]
+        };
+        assert_eq!(["dataset_name", "ple_principle_file", "model_name_or_path"].map(differ), [[true, false]; 3]);
+        assert_eq!(["reward_funcs a b", "reward_model_name_or_path"].map(differ), [[false, true]; 2]);
+        assert_eq!(["eval_dataset_name", "sft_dataset_name", "adapter"].map(differ), [[false, false]; 3]);
     }
 }

@@ -10,11 +10,12 @@ use crate::journal::Head;
 use crate::log::{self, Log, number};
 use crate::method::{Example, Method, Sampling, Side, ple::Ple};
 use crate::open::Opened;
-use crate::progress::{self, Bars, Table};
+use crate::progress::{self, Table};
 use crate::reward::{Rewards, Scores};
-use crate::rollout::{self, Gap, Sample, Sampler, Store};
+use crate::rollout::{self, Gap, Sample};
 use crate::trainer::{self, Step, Trainer, Workspace};
 use crate::{Error, Result, checkpoint, interrupt, logprob};
+use answers::Asked;
 use held_out::HeldOut;
 use kept::Kept;
 use model::{Adapter, CacheLimits, KvCache, Limits};
@@ -24,6 +25,7 @@ use serde_json::json;
 use std::path::Path;
 use std::time::Instant;
 
+mod answers;
 mod held_out;
 mod kept;
 mod prepare;
@@ -43,6 +45,8 @@ struct Run<'a> {
     held_out: Option<HeldOut>,
     /// Of the plain side, for held-out answers.
     sampling: Sampling,
+    /// What answers and rewards depend on, see [`kept::digests`].
+    digests: [String; 2],
 }
 
 /// What an iteration has sampled, scored and labelled.
@@ -130,13 +134,25 @@ pub fn run_method(c: &Config, mut opened: Opened, rewards: Rewards, method: &mut
             ));
         }
     }
-    let log = start(c, &opened, &trainer, resumed.as_ref())?;
+    let (log, files) = start(c, &opened, &trainer, resumed.as_ref())?;
     said.iter().for_each(|line| log.say(line));
     principle.iter().for_each(|p| log.say(&format!("rule  {}", p.text)));
     let folder = required(&c.output_dir, "output_dir")?;
     checkpoint::create_folder(&folder.join("completions"))?;
     let overlay = Arena::new(&trainer.stream, bytes)?;
-    let run = Run { c, opened, rewards, prompts, cache, limits, reference, folder, held_out, sampling };
+    let run = Run {
+        c,
+        opened,
+        rewards,
+        prompts,
+        cache,
+        limits,
+        reference,
+        folder,
+        held_out,
+        sampling,
+        digests: kept::digests(c, &files),
+    };
     let began = trainer.optimizer.steps();
     let left = super::most_steps(c).saturating_sub(began);
     let mut progress = Progress { log, left, stopped: false, at, began, table: Table::default() };
@@ -205,17 +221,16 @@ impl Run<'_> {
         if progress.at.drawn.is_none() {
             self.keep_adapter(iteration, trainer)?;
             progress.at.method = method.state();
-        } else {
-            kept.whole(sides.iter().map(|side| side.samples as usize).sum::<usize>() * prompts.len())?;
         }
         let span = trace.span("rollout").with("iteration", iteration);
         let mut kv = KvCache::new(&trainer.stream, &trainer.model, self.cache, c.repetition_penalty != 1.0, Some(overlay))?;
-        let bars = progress.log.bars.clone();
-        let mut samples = self.sample(iteration, trainer, &prompts, repeats, &sides, &mut kv, &mut kept, &bars)?;
+        let asked = Asked { iteration, prompts: &prompts, repeats, sides: &sides };
+        let drawn_by = progress.at.drawn.as_ref().map(|drawn| drawn.policy.as_str());
+        let mut samples = self.answers(trainer, asked, &mut kv, &mut kept, &progress.log, drawn_by)?;
         drop(span);
         let rollout = clock.elapsed().as_secs_f64();
         let span = trace.span("reward").with("iteration", iteration);
-        let bar = bars.phase(&format!("iter {iteration} rewards"), samples.len());
+        let bar = progress.log.bars.phase(&format!("iter {iteration} rewards"), samples.len());
         let scores = kept.score(self, &trainer.model, &samples, &prompts, &bar)?;
         kept.finish()?;
         drop(bar);
@@ -279,7 +294,8 @@ impl Run<'_> {
             Some(drawn) => drawn.policy.clone(),
             None => self.policy(trainer)?,
         };
-        let head = Head { iteration: progress.at.iteration, adapter, settings: kept::settings(self.c), seed: self.c.seed };
+        let [answers, rewards] = self.digests.clone();
+        let head = Head { iteration: progress.at.iteration, adapter, answers, rewards, seed: self.c.seed };
         let goes_on = self.c.resume_from_checkpoint != Resume::No;
         Kept::open(&self.folder.join("rollouts"), &head, goes_on, &progress.log)
     }
@@ -364,28 +380,6 @@ impl Run<'_> {
         let mut seen = std::collections::HashMap::new();
         let repeats = prompts.iter().map(|p| *seen.entry(p.row).and_modify(|n| *n += 1).or_insert(0u32)).collect();
         (prompts, repeats)
-    }
-
-    fn sample(
-        &self,
-        iteration: u32,
-        trainer: &Trainer,
-        prompts: &[Prompt],
-        repeats: Vec<u32>,
-        sides: &[Side],
-        kv: &mut KvCache,
-        store: &mut dyn Store,
-        bars: &Bars,
-    ) -> Result<Vec<Sample>> {
-        let settings = rollout::settings(self.c, &self.opened, &trainer.model);
-        let answers = sides.iter().map(|side| side.samples as usize).sum::<usize>() * prompts.len();
-        let bar = bars.phase(&format!("iter {iteration} answers"), answers);
-        let sampler =
-            Sampler { stream: &trainer.stream, model: &trainer.model, policy: trainer.policy, settings, iteration, repeats };
-        sampler.sample(&self.opened.tokenizer, prompts, sides, kv, store, &mut |p| {
-            bar.at(p.finished, p.tokens);
-            interrupt::watch()
-        })
     }
 
     fn fill_reference(&self, trainer: &Trainer, w: &mut Workspace, examples: &mut [Example]) -> Result<()> {

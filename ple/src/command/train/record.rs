@@ -10,6 +10,7 @@ use crate::{Error, Result, checkpoint};
 use model::Tune;
 use runtime::host;
 use serde_json::{Map, Value, json};
+use std::path::PathBuf;
 
 /// Names and values of an iteration's log lines.
 pub(super) type Metrics = Vec<(String, f64)>;
@@ -60,8 +61,12 @@ impl Run<'_> {
         if tune == Tune::Full {
             return Ok(());
         }
-        let folder = self.folder.join("adapters").join(format!("iter-{iteration:05}"));
-        checkpoint::save(&trainer.stream, &trainer.model, tune, &self.opened.folder, &folder)
+        checkpoint::save(&trainer.stream, &trainer.model, tune, &self.opened.folder, &self.adapter_folder(iteration))
+    }
+
+    /// Where that is.
+    pub(super) fn adapter_folder(&self, iteration: u32) -> PathBuf {
+        self.folder.join("adapters").join(format!("iter-{iteration:05}"))
     }
 
     /// `completions/iter-NNNNN.jsonl`: one line per answer: what was asked, what came, what it was worth, what became of it.
