@@ -59,6 +59,6 @@ pub fn kernels() -> Vec<(Kernel, Defines)> {
     let plain = rooms.into_iter().flatten().map(|k| (*k, Defines::default()));
     let tables = [DType::F32, DType::Bf16, DType::F16].into_iter();
     let embedding = tables.flat_map(|t| crate::embedding::KERNELS.map(|k| (k, crate::embedding::variant(t))));
-    let probes = crate::conformance::KERNELS.into_iter().map(|k| (k, Defines::default()));
+    let probes = crate::conformance::KERNELS.iter().map(|k| (*k, Defines::default()));
     plain.chain(embedding).chain(probes).collect()
 }
