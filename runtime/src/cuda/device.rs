@@ -3,7 +3,8 @@
 use super::compiler::{Compiler, cache_folder};
 use super::driver::{self, check, failure};
 use super::events::Events;
-use super::modules::Modules;
+use super::launch::described;
+use super::modules::{Modules, named};
 use crate::{Arg, Backend, DeviceInfo, Error, Event, Kernel, Launch, Pinned, Pool, Ptr, Queue, Result, ensure};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult, CUstream};
 use std::ffi::CStr;
@@ -21,6 +22,8 @@ pub struct Cuda {
     context: sys::CUcontext,
     stream: CUstream,
     compiler: Compiler,
+    /// Launches are waited for.
+    blocking: bool,
     modules: Mutex<Modules>,
     events: Mutex<Events>,
 }
@@ -87,6 +90,7 @@ impl Cuda {
             other => other,
         })?;
         info.found.push(("libnvrtc".into(), compiler.version()));
+        driver::serves(compiler.major()).map_err(refused)?;
         let (mut context, mut stream) = (std::ptr::null_mut(), std::ptr::null_mut());
         // SAFETY: handles that outlive the calls; the pool is the device's own and keeps what is freed (no threshold).
         unsafe {
@@ -101,7 +105,7 @@ impl Cuda {
             check("cuStreamCreate", sys::cuStreamCreate(&mut stream, apart))?;
         }
         let (modules, events) = Default::default();
-        Ok(Cuda { name, info, device, context, stream, compiler, modules, events })
+        Ok(Cuda { name, info, device, context, stream, compiler, blocking: driver::blocking(), modules, events })
     }
 
     /// Makes the context current in this thread and gives the queue's stream.
@@ -243,8 +247,9 @@ impl Backend for Cuda {
             }
             let none = std::ptr::null_mut();
             let code = sys::cuLaunchKernel(f.handle, x, y, z, l.block, 1, 1, l.shared, stream, params.as_mut_ptr(), none);
-            check("cuLaunchKernel", code).map_err(|e| launched(k, l, e))
+            check("cuLaunchKernel", code).map_err(|e| named(e, &described(k, l, args)))?;
         }
+        if self.blocking { self.synchronize(q).map_err(|e| named(e, &described(k, l, args))) } else { Ok(()) }
     }
     fn synchronize(&self, q: Queue) -> Result<()> {
         let (stream, start) = (self.stream(q)?, Instant::now());
@@ -263,16 +268,5 @@ impl Backend for Cuda {
                 code => return Err(failure("cuStreamQuery", code)),
             }
         }
-    }
-}
-
-/// The vendor's error with the kernel and the shape of its launch.
-fn launched(k: &Kernel, l: &Launch, e: Error) -> Error {
-    match e {
-        Error::Device { call, code, text } => {
-            let text = format!("{} grid {:?} block {} shared {}: {text}", k.name, l.grid, l.block, l.shared);
-            Error::Device { call, code, text }
-        }
-        other => other,
     }
 }
