@@ -30,11 +30,15 @@ pub(super) const LIMITS: [(&str, char); 5] =
     [("cpu time", 't'), ("file size", 'f'), ("data size", 'd'), ("processes", 'u'), ("address space", 'v')];
 
 /// Variables of the environment that are read, and by what.
-pub(super) const VARIABLES: [(&str, &str); 4] = [
+pub(super) const VARIABLES: [(&str, &str); 8] = [
     ("PLE_SIMD", "forces an instruction set"),
     ("PLE_SHARED", "data of the tests"),
     ("PLE_REQUIRE", "tests fail where they would skip"),
     ("PLE_LONG", "long tests"),
+    ("PLE_CACHE", "folder of compiled kernels"),
+    ("PLE_LAUNCH_BLOCKING", "1 waits for each launch and names the kernel of a fault"),
+    ("PLE_COMMIT", "the commit that benchmarks name"),
+    ("PLE_NVRTC", "NVIDIA's compiler, for tests"),
 ];
 
 /// A cache of the first processor.

@@ -60,6 +60,16 @@ impl Compiler {
         format!("{}.{}", self.version.0, self.version.1)
     }
 
+    /// The first number of its version: of the CUDA that it belongs to.
+    pub(super) fn major(&self) -> i32 {
+        self.version.0
+    }
+
+    /// What it compiles for, and its version.
+    pub(super) fn target(&self) -> String {
+        format!("{} by NVRTC {}", self.arch, self.version())
+    }
+
     /// The kernel's module, from the cache folder if it holds an intact one.
     pub fn module(&self, k: &Kernel, defines: &Defines) -> Result<Vec<u8>> {
         let options = self.options(defines);
@@ -69,10 +79,12 @@ impl Compiler {
             return Ok(image);
         }
         let image = self.compile(k, &options)?;
-        std::fs::create_dir_all(folder).map_err(|source| Error::File { path: folder.clone(), action: "create", source })?;
-        host::write_file(&file, |out| {
-            out.write_all(&Sha256::digest(&image))?;
-            out.write_all(&image)
+        keep(folder, &file, &image).map_err(|e| match e {
+            Error::File { path, action, source } => {
+                let text = format!("{source}; PLE_CACHE names another folder for compiled kernels");
+                Error::File { path, action, source: std::io::Error::new(source.kind(), text) }
+            }
+            other => other,
         })?;
         Ok(image)
     }
@@ -101,7 +113,7 @@ impl Compiler {
             check("nvrtcCreateProgram", sys::nvrtcCreateProgram(&mut program.0, source.as_ptr(), name.as_ptr(), 0, none, names))?;
             let code = sys::nvrtcCompileProgram(program.0, options.len() as i32, options.as_ptr());
             if code != nvrtcResult::NVRTC_SUCCESS {
-                let text = format!("{} for {}: {}", k.name, self.arch, program.log());
+                let text = format!("{} for {}: {}: {}", k.name, self.arch, sentence(code), program.log());
                 return Err(Error::Device { call: "nvrtcCompileProgram", code: code as i64, text });
             }
             program.cubin()
@@ -157,11 +169,23 @@ fn kept(file: &Path) -> Option<Vec<u8>> {
     (Sha256::digest(image).as_slice() == sum).then(|| image.to_vec())
 }
 
+/// Writes an image behind its checksum.
+fn keep(folder: &Path, file: &Path, image: &[u8]) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(|source| Error::File { path: folder.to_path_buf(), action: "create", source })?;
+    host::write_file(file, |out| {
+        out.write_all(&Sha256::digest(image))?;
+        out.write_all(image)
+    })
+}
+
+fn sentence(code: nvrtcResult) -> String {
+    // SAFETY: `find` found the symbol; the compiler's sentences are static strings.
+    unsafe { CStr::from_ptr(sys::nvrtcGetErrorString(code)) }.to_string_lossy().into_owned()
+}
+
 fn check(call: &'static str, code: nvrtcResult) -> Result<()> {
     if code == nvrtcResult::NVRTC_SUCCESS {
         return Ok(());
     }
-    // SAFETY: `find` found the symbol; the compiler's sentences are static strings.
-    let text = unsafe { CStr::from_ptr(sys::nvrtcGetErrorString(code)) }.to_string_lossy().into_owned();
-    Err(Error::Device { call, code: code as i64, text })
+    Err(Error::Device { call, code: code as i64, text: sentence(code) })
 }

@@ -4,7 +4,8 @@ use super::compiler::{Compiler, cache_folder};
 use super::driver::{self, check, failure};
 use super::events::Events;
 use super::graphs::{self, Graphs};
-use super::modules::Modules;
+use super::launch::described;
+use super::modules::{Modules, named};
 use crate::{Arg, Backend, DeviceInfo, Error, Event, Graph, Kernel, Launch, Pinned, Pool, Ptr, Queue, Result};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUevent, CUresult, CUstream};
 use std::ffi::CStr;
@@ -32,6 +33,8 @@ pub struct Cuda {
     context: sys::CUcontext,
     streams: Mutex<Streams>,
     compiler: Compiler,
+    /// Launches are waited for.
+    blocking: bool,
     modules: Mutex<Modules>,
     events: Mutex<Events>,
     graphs: Mutex<Graphs>,
@@ -99,6 +102,7 @@ impl Cuda {
             other => other,
         })?;
         info.found.push(("libnvrtc".into(), compiler.version()));
+        driver::serves(compiler.major()).map_err(refused)?;
         let mut context = std::ptr::null_mut();
         // SAFETY: handles that outlive the calls; the pool is the device's own and keeps what is freed (no threshold).
         unsafe {
@@ -111,7 +115,8 @@ impl Cuda {
             check("cuMemPoolSetAttribute", sys::cuMemPoolSetAttribute(pool, release, threshold))?;
         }
         let (streams, modules, events, graphs) = Default::default();
-        Ok(Cuda { name, info, device, context, streams, compiler, modules, events, graphs })
+        let blocking = driver::blocking();
+        Ok(Cuda { name, info, device, context, streams, compiler, blocking, modules, events, graphs })
     }
 
     /// Makes the context current in this thread and gives the queue's stream.
@@ -313,8 +318,9 @@ impl Backend for Cuda {
             }
             let none = std::ptr::null_mut();
             let code = sys::cuLaunchKernel(f.handle, x, y, z, l.block, 1, 1, l.shared, stream, params.as_mut_ptr(), none);
-            check("cuLaunchKernel", code).map_err(|e| launched(k, l, e))
+            check("cuLaunchKernel", code).map_err(|e| named(e, &described(k, l, args)))?;
         }
+        if self.blocking { self.synchronize(q).map_err(|e| named(e, &described(k, l, args))) } else { Ok(()) }
     }
     fn capture(&self, q: Queue, f: &mut dyn FnMut() -> Result<()>) -> Result<Option<Graph>> {
         let graph = graphs::capture(self.stream(q)?, f)?;
@@ -329,9 +335,4 @@ impl Backend for Cuda {
         // SAFETY: the stream lives.
         self.poll("its queue", "cuStreamQuery", || unsafe { sys::cuStreamQuery(stream) })
     }
-}
-
-/// The vendor's error with the kernel and the shape of its launch.
-fn launched(k: &Kernel, l: &Launch, e: Error) -> Error {
-    driver::said(e, format!("{} grid {:?} block {} shared {}", k.name, l.grid, l.block, l.shared))
 }

@@ -77,6 +77,29 @@ pub fn start(device: &str) -> Result<()> {
     }
 }
 
+/// Whether the driver loads what the compiler of CUDA `major` makes; otherwise why not.
+pub fn serves(major: i32) -> std::result::Result<(), String> {
+    let mut version = 0;
+    // SAFETY: an integer that outlives the call.
+    check("cuDriverGetVersion", unsafe { sys::cuDriverGetVersion(&mut version) }).map_err(|e| e.to_string())?;
+    if version / 1000 >= major {
+        return Ok(());
+    }
+    let served = format!("{}.{}", version / 1000, version % 1000 / 10);
+    Err(format!(
+        "the driver serves CUDA {served}, the compiler is of CUDA {major}: wanted a newer driver or libnvrtc.so.{}",
+        version / 1000
+    ))
+}
+
+/// Whether each launch is waited for, so that a fault is told with the kernel that made it: `PLE_LAUNCH_BLOCKING=1`.
+pub fn blocking() -> bool {
+    std::env::var_os("PLE_LAUNCH_BLOCKING").is_some_and(|value| value == "1")
+}
+
+/// Codes of faults in a kernel, which show at a later call: from an illegal address to an unspecified failure.
+const FAULTS: std::ops::RangeInclusive<i64> = 700..=719;
+
 /// The vendor's code and sentence as an error.
 pub fn failure(call: &'static str, code: CUresult) -> Error {
     let mut text = std::ptr::null();
@@ -84,6 +107,8 @@ pub fn failure(call: &'static str, code: CUresult) -> Error {
     let known = unsafe { sys::cuGetErrorString(code, &mut text) } == CUresult::CUDA_SUCCESS && !text.is_null();
     // SAFETY: as above.
     let text = if known { unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned() } else { format!("{code:?}") };
+    let later = FAULTS.contains(&(code as i64)) && !blocking();
+    let text = if later { format!("{text}; under PLE_LAUNCH_BLOCKING=1 its kernel is named") } else { text };
     Error::Device { call, code: code as i64, text }
 }
 

@@ -70,12 +70,13 @@ impl Modules {
         let module = match self.modules.get(&(source, defines.clone())) {
             Some(module) => *module,
             None => {
-                let module = load(&compiler.module(k, defines)?)?;
+                let image = compiler.module(k, defines)?;
+                let module = load(&image).map_err(|e| named(e, &format!("{} for {}", k.name, compiler.target())))?;
                 self.modules.insert((source, defines.clone()), module);
                 module
             }
         };
-        let function = find(module, k.name)?;
+        let function = find(module, k.name).map_err(|e| named(e, k.name))?;
         self.functions.insert(key, function.clone());
         Ok(function)
     }
@@ -87,6 +88,14 @@ impl Modules {
             // SAFETY: loaded by cuModuleLoadData, unloaded once, its functions forgotten.
             unsafe { sys::cuModuleUnload(module) };
         }
+    }
+}
+
+/// The vendor's error with what it was about.
+pub fn named(e: Error, what: &str) -> Error {
+    match e {
+        Error::Device { call, code, text } => Error::Device { call, code, text: format!("{what}: {text}") },
+        other => other,
     }
 }
 

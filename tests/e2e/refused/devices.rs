@@ -1,7 +1,9 @@
 //! Devices that are not there, or are there in part: the driver and its compiler hidden in turn by what `LD_LIBRARY_PATH` leads to.
 
+use super::super::program::{Ple, ple};
 use super::{DEVICE, Stage};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use std::collections::BTreeSet;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
@@ -30,20 +32,90 @@ fn a_cuda_device_without_compiler_symbol_number_or_room_is_refused_by_name() -> 
     if !runtime::probe::libraries().iter().any(|found| found.name == "libnvrtc" && found.path.is_some()) {
         call(folder.path(), "cuda:0").refuse(DEVICE, &["no device: cuda:0", "compiler was not found", "libnvrtc.so.13"])?;
     }
-    for (library, text, words) in [
-        ("libcuda", "int cuInit(unsigned flags) { return flags; }", ["libcuda has no", "cuDriverGetVersion"]),
-        ("libnvrtc", "int nvrtcVersion(int *a, int *b) { return *a = *b = 0; }", ["libnvrtc has no", "nvrtcCreateProgram"]),
-    ] {
+    Ok(())
+}
+
+/// A shared library of the vendor's name, from C.
+fn stub(folder: &Path, library: &str, text: &str) -> Result<()> {
+    let source = folder.join("stub.c");
+    std::fs::write(&source, text)?;
+    let built = Command::new("gcc").args(["-shared", "-fPIC", "-o"]).arg(folder.join(library)).arg(source).status()?;
+    ensure!(built.success(), "gcc: {built}");
+    Ok(())
+}
+
+fn doctor(libraries: &Path) -> Ple {
+    ple("doctor --device cuda:0").libraries(libraries)
+}
+
+/// A copy of a library in which the loader does not find `symbol`: its name is another in the tables.
+fn without(symbol: &str, from: &Path, to: &Path) -> Result<()> {
+    let mut image = std::fs::read(from)?;
+    let name = [b"\0", symbol.as_bytes(), b"\0"].concat();
+    let places: Vec<usize> = image.windows(name.len()).enumerate().filter(|(_, w)| *w == name).map(|(i, _)| i + 1).collect();
+    ensure!(!places.is_empty(), "{}: no {symbol}", from.display());
+    places.into_iter().for_each(|at| image[at] = b'_');
+    Ok(std::fs::write(to, image)?)
+}
+
+/// Every function of NVIDIA's libraries that the runtime's source calls through cudarc, which panics at one that is missing.
+fn called() -> Result<BTreeSet<String>> {
+    let mut found = BTreeSet::new();
+    for file in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../runtime/src/cuda"))? {
+        let text = std::fs::read_to_string(file?.path())?;
+        let names = text.split("sys::").skip(1).filter_map(|rest| rest.split_once('(').map(|(name, _)| name));
+        let function = |name: &&str| {
+            (name.starts_with("cu") || name.starts_with("nvrtc")) && name.chars().all(|c| c.is_alphanumeric() || c == '_')
+        };
+        found.extend(names.filter(function).filter(|name| *name != "culib").map(String::from));
+    }
+    Ok(found)
+}
+
+#[test]
+fn each_function_of_cuda_that_is_missing_is_named() -> Result<()> {
+    let Some(made) = emulator::libraries() else { return Ok(()) };
+    let called = called()?;
+    ensure!(called.len() > 40, "{called:?}");
+    for symbol in &called {
         let folder = tempfile::tempdir()?;
-        let path = |name: &str| folder.path().join(name);
-        std::fs::write(path("stub.c"), text)?;
-        let library = path(library).with_extension("so");
-        let built = Command::new("gcc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(path("stub.c")).status()?;
-        ensure!(built.success(), "gcc: {built}");
-        if !path("libcuda.so").exists() {
-            symlink(made.join("libcuda.so"), path("libcuda.so"))?;
-        }
-        call(folder.path(), "cuda:0").refuse(DEVICE, &words)?;
+        let (hit, other) = if symbol.starts_with("nvrtc") { ("libnvrtc", "libcuda") } else { ("libcuda", "libnvrtc") };
+        let file = |library: &str| folder.path().join(library).with_extension("so");
+        symlink(made.join(other).with_extension("so"), file(other))?;
+        without(symbol, &made.join(hit).with_extension("so"), &file(hit))?;
+        doctor(folder.path())
+            .refuse(DEVICE, &["no device: cuda:0", &format!("{hit} has no {symbol}")])
+            .context(symbol.clone())?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_driver_that_is_older_than_the_compiler_is_refused() -> Result<()> {
+    let (Some(made), folder) = (emulator::libraries(), tempfile::tempdir()?) else { return Ok(()) };
+    let calls = called()?;
+    let calls = calls.iter().filter(|name| name.starts_with("nvrtc") && *name != "nvrtcVersion");
+    let others: String = calls.map(|name| format!("int {name}(void) {{ return 1; }}\n")).collect();
+    let version = "int nvrtcVersion(int *major, int *minor) { *major = 14; *minor = 2; return 0; }\n";
+    stub(folder.path(), "libnvrtc.so", &(others + version))?;
+    symlink(made.join("libcuda.so"), folder.path().join("libcuda.so"))?;
+    let words = ["no device: cuda:0", "driver serves CUDA 13.0", "compiler is of CUDA 14", "newer driver or libnvrtc.so.13"];
+    doctor(folder.path()).refuse(DEVICE, &words)
+}
+
+#[test]
+fn a_driver_without_a_device_and_one_that_does_not_start_are_told() -> Result<()> {
+    let Some(made) = emulator::libraries() else { return Ok(()) };
+    let calls = called()?;
+    let others = |but: &str| -> String {
+        let calls = calls.iter().filter(|name| name.starts_with("cu") && *name != but);
+        calls.map(|name| format!("int {name}(void) {{ return 1; }}\n")).collect()
+    };
+    for (code, words) in [(100, "the driver is here and finds no device"), (803, "cuInit failed with code 803")] {
+        let folder = tempfile::tempdir()?;
+        stub(folder.path(), "libcuda.so", &(others("cuInit") + &format!("int cuInit(unsigned flags) {{ return {code}; }}\n")))?;
+        symlink(made.join("libnvrtc.so"), folder.path().join("libnvrtc.so"))?;
+        doctor(folder.path()).refuse(DEVICE, &["no device: cuda:0", words])?;
     }
     Ok(())
 }

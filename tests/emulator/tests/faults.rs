@@ -3,7 +3,9 @@
 use ple_emulator as emulator;
 
 use emulator::{Cuda, Order};
-use runtime::{Arg, Error, Kernel, Launch, Result};
+use runtime::cuda::Compiler;
+use runtime::{Arg, Defines, Error, Kernel, Launch, Result};
+use std::path::{Path, PathBuf};
 
 const SOURCE: &str = include_str!("faults.cu");
 
@@ -60,6 +62,79 @@ fn on_cuda_faults_are_caught_and_named() -> Result<()> {
     Ok(())
 }
 
+/// Runs this file's test of that name in a process of its own, with `PLE_LAUNCH_BLOCKING=1`.
+fn blocking(test: &str) {
+    let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+    let out = again.args(["--exact", test, "--nocapture"]).env("PLE_LAUNCH_BLOCKING", "1").output().unwrap();
+    let said = String::from_utf8_lossy(&out.stdout);
+    assert!(out.status.success() && said.contains("1 passed"), "{said}{}", String::from_utf8_lossy(&out.stderr));
+}
+
+#[test]
+fn on_cuda_a_fault_is_told_with_its_launch_where_launches_are_waited_for() -> Result<()> {
+    let Some(cuda) = emulator::cuda() else { return Ok(()) };
+    let _turn = TURN.lock();
+    let x = cuda.stream.upload(&[0f32; 20])?;
+    let kernel = Kernel { name: "beyond", cuda: SOURCE, ascend: "" };
+    let launch = Launch { grid: [1; 3], block: 1, ..Launch::default() };
+    let args = [Arg::Ptr(x.view().ptr()), Arg::U32(1024)];
+    // SAFETY: the kernel's arguments; what lies beyond x is the emulated device's to notice.
+    let launched = unsafe { cuda.stream.launch(&kernel, &launch, &args) };
+    if std::env::var_os("PLE_LAUNCH_BLOCKING").is_some() {
+        let named = format!("beyond grid [1, 1, 1] block 1 shared 0 (x {:#x}, at 1024): illegal address", x.view().ptr().0);
+        fails(cuda, launched, 700, &[&named]);
+    } else {
+        launched?;
+        fails(cuda, x.to_vec(), 700, &["illegal address", "under PLE_LAUNCH_BLOCKING=1 its kernel is named"]);
+        blocking("on_cuda_a_fault_is_told_with_its_launch_where_launches_are_waited_for");
+    }
+    Ok(())
+}
+
+/// A folder of the system's for temporary files, removed on drop.
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    found.sort();
+    found
+}
+
+#[test]
+fn on_cuda_a_damaged_cache_is_made_again_and_one_that_cannot_be_written_is_named() -> Result<()> {
+    if emulator::cuda().is_none() {
+        return Ok(());
+    }
+    let folder = Folder(std::env::temp_dir().join(format!("ple-kernels-{}", std::process::id())));
+    let kernel = Kernel { name: "patient", cuda: SOURCE, ascend: "" };
+    let module = |folder: &Path| Compiler::find("sm_90a", Some(folder.to_path_buf()))?.module(&kernel, &Defines::default());
+    let image = module(&folder.0)?;
+    let [file] = &entries(&folder.0)[..] else { panic!("{:?}", entries(&folder.0)) };
+    let whole = std::fs::read(file).unwrap();
+    assert_eq!(whole[32..], image);
+    let flipped = whole.iter().enumerate().map(|(i, b)| if i == whole.len() / 2 { b ^ 1 } else { *b }).collect();
+    for damaged in [flipped, whole[..whole.len() - 1].to_vec(), whole[..20].to_vec(), Vec::new()] {
+        std::fs::write(file, damaged).unwrap();
+        assert_eq!(module(&folder.0)?.len(), image.len());
+        assert_eq!(std::fs::read(file).unwrap()[32..].len(), image.len());
+    }
+    std::fs::write(file, [&whole[..], b"more"].concat()).unwrap();
+    module(&folder.0)?;
+    assert_eq!(entries(&folder.0), [file.clone()], "temporary files are left");
+    for unfit in [file.join("kernels"), PathBuf::from("/proc/nowhere/kernels")] {
+        let text = module(&unfit).unwrap_err().to_string();
+        let said = text.starts_with(&format!("{}: cannot create: ", unfit.display()));
+        assert!(said && text.ends_with("; PLE_CACHE names another folder for compiled kernels"), "{text}");
+    }
+    Ok(())
+}
+
 #[test]
 fn on_cuda_wrong_launches_are_refused_by_name() -> Result<()> {
     let Some(cuda) = emulator::cuda() else { return Ok(()) };
@@ -85,7 +160,8 @@ fn on_cuda_wrong_launches_are_refused_by_name() -> Result<()> {
     let text = go(SOURCE, "stuck", &Launch { cooperative: true, ..launch }, &[]);
     assert!(text.contains("not available on cuda:0"), "{text}");
     let text = s.zeros::<f32>(1 << 40).unwrap_err().to_string();
-    assert!(text.starts_with("out of memory: ") && text.contains("bytes are free"), "{text}");
+    let asked = "out of memory: 4398046511104 bytes for a buffer on cuda:0, ";
+    assert!(text.starts_with(asked) && text.ends_with("of 4294967296 bytes are free"), "{text}");
     Ok(())
 }
 
