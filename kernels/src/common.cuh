@@ -4,6 +4,13 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 typedef unsigned short u16;
 
+// Before a loop whose arrays must lie in registers.
+#ifdef SIMT
+#define UNROLL
+#else
+#define UNROLL _Pragma("unroll")
+#endif
+
 #define NOT_A_NUMBER __uint_as_float(0x7fc00000u)
 #define INFINITE __uint_as_float(0x7f800000u)
 #define LOG2_E __uint_as_float(0x3fb8aa3bu)
@@ -84,23 +91,6 @@ __device__ float law_erf(float x) {
   float large = 1.0f - law_exp(0.0f - horner(b, d));
   return with_sign(a < 1.0f ? small : large, x);
 }
-
-// Storage of activations and weights: f32, or in the variant BF16 its upper half, rounded to nearest even.
-__device__ float widen_bf16(u16 v) { return __uint_as_float((u32)v << 16); }
-__device__ u16 narrow_bf16(float v) {
-  u32 bits = __float_as_uint(v);
-  if (v != v) return (u16)(bits >> 16 | 64);
-  return (u16)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-#if BF16
-typedef u16 stored;
-__device__ float widen(stored v) { return widen_bf16(v); }
-__device__ stored narrow(float v) { return narrow_bf16(v); }
-#else
-typedef float stored;
-__device__ float widen(stored v) { return v; }
-__device__ stored narrow(float v) { return v; }
-#endif
 
 // LAW A2 over a row, by the first sixteen lanes of a block: element i of a stretch that starts at a multiple of 16 enters
 // accumulator i mod 16 by fma.

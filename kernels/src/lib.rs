@@ -7,6 +7,7 @@
 pub mod cpu;
 pub mod adamw;
 pub mod attention;
+pub mod conformance;
 pub mod cuda;
 pub mod decode_attention;
 pub mod embedding;

@@ -25,7 +25,7 @@ int fault = OK;
 std::string fault_text;
 bool initialized = false;
 thread_local bool current = false;
-thread_local simt::Order order = simt::Order::Forward;
+thread_local struct { simt::Order order = simt::Order::Forward; bool lazy = false, hostile = false; } mode;
 int context_of_the_device, stream_of_the_device, pool_of_the_device;
 
 struct Module {
@@ -38,7 +38,9 @@ struct Module {
 struct Function {
   const Module *module;
   const simt::Entry *entry;
+  unsigned most_dynamic = 48 << 10;  // more must be asked for
 };
+constexpr unsigned MOST_DYNAMIC = 227 << 10;
 struct Event {
   std::chrono::steady_clock::time_point at;
   bool recorded = false;
@@ -65,33 +67,60 @@ void on_fault(int signal, siginfo_t *info, void *) {
 
 void watch() {
   struct sigaction mine {};
-  mine.sa_sigaction = on_fault, mine.sa_flags = SA_SIGINFO | SA_NODEFER;
+  mine.sa_sigaction = on_fault, mine.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK;
   sigaction(SIGSEGV, &mine, &before[0]), sigaction(SIGBUS, &mine, &before[1]);
 }
 void unwatch() { sigaction(SIGSEGV, &before[0], nullptr), sigaction(SIGBUS, &before[1], nullptr); }
 
+// Dynamic shared memory of `bytes`: poison, and behind its last page nothing.
+void share(unsigned bytes) {
+  static char *all = static_cast<char *>(mmap(nullptr, 256 << 10, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  static unsigned open = 0;
+  unsigned wanted = (bytes + 4095) / 4096 * 4096;
+  if (wanted != open) {
+    mprotect(all, 256 << 10, PROT_NONE);
+    mprotect(all, wanted, PROT_READ | PROT_WRITE);
+    open = wanted;
+  }
+  memset(all, 0xff, wanted);
+  simt::Runtime &r = scheduler.runtime;
+  r.dynamic_shared = reinterpret_cast<unsigned char *>(all), r.dynamic_end = r.dynamic_shared + bytes;
+}
+
+// Whether the rest of the last page of dynamic shared memory is still poison.
+bool shared_within() {
+  unsigned char *end = scheduler.runtime.dynamic_end;
+  for (; reinterpret_cast<uintptr_t>(end) % 4096; end++) if (*end != 0xff) return false;
+  return true;
+}
+
 // One block; whatever its threads touch that is nobody's memory ends it.
-int run(const Function &f, void **args, simt::Index block) {
-  memset(f.module->shared, 0xff, f.module->shared_end - f.module->shared);
+int run(const Function &f, void **args, simt::Index block, unsigned shared) {
+  simt::Runtime &r = scheduler.runtime;
+  r.static_shared = f.module->shared, r.static_end = f.module->shared_end;
+  memset(r.static_shared, 0xff, r.static_end - r.static_shared);
+  share(shared);
   if (sigsetjmp(escape, 1)) {
     in_kernel = false;
     return fail(ILLEGAL_ADDRESS, "illegal address near" + memory.near(touched) + scheduler.place());
   }
   in_kernel = true;
-  std::string error = scheduler.run(*f.entry, args, block, order);
+  std::string error = scheduler.run(*f.entry, args, block, mode.order);
   in_kernel = false;
+  if (error.empty() && !shared_within()) error = "write beyond " + std::to_string(shared) + " bytes of dynamic shared memory" + scheduler.place();
   return error.empty() ? OK : fail(LAUNCH_FAILED, error);
 }
 
 // All blocks of a grid, from the first or from the last.
-void run(const Function &f, void **args, simt::Index grid, unsigned threads) {
+void run(const Function &f, void **args, simt::Index grid, unsigned threads, unsigned shared) {
   simt::Runtime &r = scheduler.runtime;
+  r.lazy = mode.lazy, r.hostile = mode.hostile;
   *f.module->runtime = &r;
   r.grid = grid, r.block_size = {threads, 1, 1};
   uint64_t n = uint64_t{grid.x} * grid.y * grid.z;
   for (uint64_t i = 0; i < n; i++) {
-    uint64_t b = order == simt::Order::Forward ? i : n - 1 - i;
-    if (run(f, args, {unsigned(b % grid.x), unsigned(b / grid.x % grid.y), unsigned(b / grid.x / grid.y)})) return;
+    uint64_t b = mode.order == simt::Order::Forward ? i : n - 1 - i;
+    if (run(f, args, {unsigned(b % grid.x), unsigned(b / grid.x % grid.y), unsigned(b / grid.x / grid.y)}, shared)) return;
   }
   std::string error = memory.overrun();
   if (!error.empty()) fail(LAUNCH_FAILED, error + " [" + f.entry->name + "]");
@@ -207,19 +236,27 @@ API cuFuncGetParamInfo(void *f, size_t i, size_t *offset, size_t *size) {
   *offset = 0, *size = entry->sizes[i];
   return OK;
 }
-API cuFuncSetAttribute(void *, int, int) { return INVALID_VALUE; }  // no dynamic shared memory yet
+API cuFuncSetAttribute(void *f, int which, int value) {
+  DEVICE
+  if (which != 8 || value < 0 || unsigned(value) > MOST_DYNAMIC) return INVALID_VALUE;
+  static_cast<Function *>(f)->most_dynamic = value;
+  return OK;
+}
 API cuLaunchKernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, void *,
                    void **args, void **) {
   DEVICE
-  if (!gx || !gy || !gz || !bx || by != 1 || bz != 1 || bx > 1024 || gy > 65535 || gz > 65535 || shared) return INVALID_VALUE;
+  if (!gx || !gy || !gz || !bx || by != 1 || bz != 1 || bx > 1024 || gy > 65535 || gz > 65535) return INVALID_VALUE;
+  if (shared > static_cast<Function *>(f)->most_dynamic) return INVALID_VALUE;
   watch();
-  run(*static_cast<Function *>(f), args, {gx, gy, gz}, bx);  // as on a device: what goes wrong in it shows at the next call
+  run(*static_cast<Function *>(f), args, {gx, gy, gz}, bx, shared);  // as on a device: what goes wrong in it shows at the next call
   unwatch();
   return OK;
 }
 
 // ---- for tests
-API emulator_schedule(int which) { order = simt::Order(which); return OK; }
+API emulator_order(int which) { mode.order = simt::Order(which); return OK; }
+API emulator_lazy(int on) { mode.lazy = on; return OK; }
+API emulator_hostile(int on) { mode.hostile = on; return OK; }
 API emulator_clear() {
   std::lock_guard<std::recursive_mutex> one(device);
   fault = OK;
