@@ -48,7 +48,7 @@ impl Transformer {
                 let targets = a.view(a.at.targets, m)?;
                 logprob::forward(s, out, self.kept(a, 0..m)?, hidden, rows, targets, head, scaling(inv_temperature))?;
             }
-            Head::Scalar(head) => score::forward(s, out, hidden, rows, head.weight.view())?,
+            Head::Scalar(head) => score::forward(s, out, hidden, rows, head)?,
         }
         Ok(())
     }
