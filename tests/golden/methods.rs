@@ -375,6 +375,6 @@ fn compare(path: &Path) -> Result<()> {
     let left: Vec<_> = all.iter().filter(|name| !values.checked.contains(**name)).collect();
     say(&format!("case methods ok {}/{}", values.checked.len(), all.len()));
     // PPO is the one method of the file that is not built.
-    ensure!(left.iter().all(|name| *name == "ppo"), "methods/golden.json: not compared: {left:?}");
+    ensure!(left.iter().all(|name| **name == "ppo"), "methods/golden.json: not compared: {left:?}");
     Ok(())
 }
