@@ -18,7 +18,7 @@ use std::path::Path;
 const CHUNK: usize = 64;
 
 /// Settings that answers depend on, beside the policy and the seed. The files that these name count by their contents.
-const ANSWERS: [&str; 16] = [
+const ANSWERS: [&str; 18] = [
     "model_name_or_path",
     "init_from_config",
     "dtype",
@@ -35,6 +35,8 @@ const ANSWERS: [&str; 16] = [
     "ple_principle",
     "ple_principle_file",
     "ple_queries_per_iter",
+    "ple_order",
+    "num_generations",
 ];
 
 /// Settings that the rewards of given answers depend on.
