@@ -52,6 +52,8 @@ pub struct Adapter {
 const CONFIG: &str = "adapter_config.json";
 const TENSORS: &str = "adapter_model.safetensors";
 const SCORE: &str = "base_model.model.score.weight";
+/// Of the scalar head in the random numbers of a new adapter; modules count from 0.
+const SCORE_ORDINAL: u32 = 65535;
 
 fn key(path: &str, which: char) -> String {
     format!("base_model.model.{path}.lora_{which}.weight")
@@ -122,6 +124,15 @@ impl Adapter {
         Ok(Adapter { config, modules, score: None })
     }
 
+    /// Gives it a scalar head of `width` columns, uniform with standard deviation 0.02, where it has none. Random numbers as for A,
+    /// under the tensor ordinal 65535.
+    pub fn with_score(mut self, width: usize, seed: u64, philox: Philox) -> Adapter {
+        self.score.get_or_insert_with(|| fresh_score(width, seed, philox));
+        self.config.modules_to_save = vec!["score".into()];
+        self.config.task_type = Some("SEQ_CLS".into());
+        self
+    }
+
     /// Writes the folder (made if absent), tensors first; each file appears whole or not at all. Numbers that are not finite are
     /// an error.
     pub fn save(&self, folder: &Path) -> Result<()> {
@@ -155,6 +166,14 @@ impl Adapter {
             self.modules.len()
         )
     }
+}
+
+/// A new scalar head `[C]`.
+pub(crate) fn fresh_score(width: usize, seed: u64, philox: Philox) -> Vec<f32> {
+    let (key, bound) = ([seed as u32, (seed >> 32) as u32 ^ 1], 0.02 * 3f32.sqrt());
+    let words = (0..width.div_ceil(4) as u32).flat_map(|i| philox(key, [i, 0, SCORE_ORDINAL, 0]));
+    let uniform = |word: u32| (word >> 8) as f32 * 2f32.powi(-24);
+    words.take(width).map(|word| (2.0 * uniform(word) - 1.0) * bound).collect()
 }
 
 fn read(tensor: &TensorData) -> Result<Vec<f32>> {

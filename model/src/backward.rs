@@ -16,6 +16,8 @@ struct Pass<'a> {
     grads: &'a Grads,
     /// `[E, 2]` rows of each example's tree.
     trees: View<'a>,
+    /// `[E, 2]` loss rows of each example.
+    entries: View<'a>,
 }
 
 impl Pass<'_> {
@@ -50,7 +52,8 @@ impl Transformer {
         }
         let dout = dout.view().slice(0..a.size.1)?;
         let trees = a.view(a.at.trees, 2 * b.examples.len())?;
-        let p = Pass { s, a, at, adapter: ad, grads: g, trees };
+        let entries = a.view(a.at.entries, 2 * b.examples.len())?;
+        let p = Pass { s, a, at, adapter: ad, grads: g, trees, entries };
         let mut stream = 0;
         self.head_backward(&p, h, dout)?;
         for layer in (0..self.base.layers()).rev() {
@@ -72,7 +75,12 @@ impl Transformer {
                 let kept = logprob::Kept { way: a.view(a.at.way, m * c)?, ..self.kept(a, 0..m)? };
                 logprob::backward(s, dhidden, dout, kept, rows, scaling(inv_temperature))?;
             }
-            Head::Scalar(head) => score::backward(s, dhidden, dout, rows, head.weight.view())?,
+            Head::Scalar(head) => {
+                score::backward(s, dhidden, dout, rows, head)?;
+                if let Some(region) = self.trained_head_region(p.grads.tune)? {
+                    score::backward_weight(s, p.grads.view(region)?, dout, hidden, rows, p.entries)?;
+                }
+            }
         }
         let (last, rstd) = (p.view(a.at.last, c)?, p.view(a.at.last_rstd, 1)?);
         self.norm_backward(p, p.at.stream[0], dhidden, last, rstd, self.base.final_norm, None)

@@ -26,6 +26,9 @@ pub const UP: usize = 5;
 /// Index of `mlp.down_proj`.
 pub const DOWN: usize = 6;
 
+/// A scalar head's name.
+const SCORE: &str = "score.weight";
+
 /// Ordinal of the first base tensor in the random numbers of a fresh model; adapters count from 0.
 const FIRST_ORDINAL: u32 = 1 << 16;
 
@@ -129,7 +132,7 @@ impl Base {
         let embedding = layout.matrix("model.embed_tokens", c.vocab_size, c.hidden_size, false)?;
         let layers = (0..c.num_hidden_layers).map(|l| layout.layer(c, l)).collect::<Result<Vec<_>>>()?;
         let final_norm = layout.vector("model.norm.weight".into(), c.hidden_size);
-        let score = c.scalar_head.then(|| layout.vector("score.weight".into(), c.hidden_size));
+        let score = c.scalar_head.then(|| layout.vector(SCORE.into(), c.hidden_size));
         let head = match (c.scalar_head, c.tie_word_embeddings) {
             (true, _) => None,
             (false, true) => Some(embedding),
@@ -145,6 +148,18 @@ impl Base {
         let stored = |name: &str| Ok(dtype.unwrap_or(checkpoint.tensor(name)?.dtype));
         let base = Base::allocate(s, c, &stored)?;
         base.fill(s, checkpoint)?;
+        Ok(base)
+    }
+
+    /// Loads a checkpoint, that has been checked, without its LM head and with this scalar head `[C]`.
+    pub fn headed(s: &Stream, c: &Config, checkpoint: &Checkpoint, dtype: DType, score: &[f32]) -> Result<Base> {
+        let mut base = Base::allocate(s, c, &|_| Ok(dtype))?;
+        let head = base.tensors.iter().position(|t| t.name == SCORE).map(|at| base.tensors.remove(at));
+        base.fill(s, checkpoint)?;
+        if let Some(head) = head {
+            base.arena.view(head.region)?.write(s, score)?;
+            base.tensors.push(head);
+        }
         Ok(base)
     }
 
@@ -206,7 +221,7 @@ impl Base {
                 t.shape.to_vec()
             } else {
                 view.read(s, &mut w)?;
-                if t.name == "score.weight" { t.shape.to_vec() } else { vec![t.shape[1]] }
+                if t.name == SCORE { t.shape.to_vec() } else { vec![t.shape[1]] }
             };
             rows.push((t.name.clone(), shape, w));
         }

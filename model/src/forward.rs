@@ -50,7 +50,7 @@ impl Transformer {
                 let kept = logprob::Kept { way: a.view(a.at.way, way)?, ..self.kept(a, 0..m)? };
                 logprob::forward(s, out, kept, hidden, rows, targets, head, scaling(inv_temperature))?;
             }
-            Head::Scalar(head) => score::forward(s, out, hidden, rows, head.weight.view())?,
+            Head::Scalar(head) => score::forward(s, out, hidden, rows, head)?,
         }
         Ok(())
     }

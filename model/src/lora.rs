@@ -1,10 +1,10 @@
-//! An adapter on the device: the A and B of every tuned module, side by side in one arena.
+//! An adapter on the device: the A and B of every tuned module, side by side in one arena, and its scalar head if it has one.
 
 use crate::adapter::{Adapter, AdapterModule};
 use crate::base::{Base, MODULES};
 use crate::{Error, Result};
 use kernels::linear;
-use runtime::{Arena, DType, Plan, Region, Stream};
+use runtime::{Arena, DType, Plan, Region, Stream, View};
 
 /// One tuned module.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +34,8 @@ pub struct Lora {
     arena: Arena,
     /// `[L][module]`
     modules: Vec<[Option<Module>; MODULES]>,
+    /// `[C]` the scalar head, where the adapter has one.
+    score: Option<Region>,
     tensors: Vec<Tensor>,
     source: Adapter,
 }
@@ -57,9 +59,14 @@ impl Lora {
             let b = region(&mut plan, &mut tensors, 'B', [o, m.r]);
             modules[layer][module] = Some(Module { a, b, rank: m.r, scale: m.scale });
         }
+        let score = adapter.score.as_ref().map(|score| {
+            let (region, shape) = (plan.region(score.len(), DType::F32), [1, score.len()]);
+            tensors.push(Tensor { name: "score.weight".into(), region, shape });
+            region
+        });
         let arena = Arena::new(s, plan.bytes())?;
-        let lora = Lora { arena, modules, tensors, source: adapter };
-        lora.write(s, &lora.source.modules)?;
+        let lora = Lora { arena, modules, score, tensors, source: adapter };
+        lora.write(s, &lora.source)?;
         Ok(lora)
     }
 
@@ -75,13 +82,20 @@ impl Lora {
             };
             return Err(Error::Batch(format!("adapter module {at}: wanted {}, got {}", said(&wanted), said(&got))));
         }
-        self.write(s, &adapter.modules)
+        let [wanted, got] = [&self.source, adapter].map(|a| a.score.as_ref().map(Vec::len));
+        if wanted != got {
+            return Err(Error::Batch(format!("adapter's scalar head: wanted columns {wanted:?}, got {got:?}")));
+        }
+        self.write(s, adapter)
     }
 
-    fn write(&self, s: &Stream, modules: &[AdapterModule]) -> Result<()> {
-        for (m, pair) in modules.iter().zip(self.tensors.chunks_exact(2)) {
+    fn write(&self, s: &Stream, adapter: &Adapter) -> Result<()> {
+        for (m, pair) in adapter.modules.iter().zip(self.tensors.chunks_exact(2)) {
             self.arena.view(pair[0].region)?.write(s, &m.a)?;
             self.arena.view(pair[1].region)?.write(s, &m.b)?;
+        }
+        if let (Some(region), Some(score)) = (self.score, &adapter.score) {
+            self.arena.view(region)?.write(s, score)?;
         }
         Ok(())
     }
@@ -92,6 +106,9 @@ impl Lora {
         for (m, pair) in adapter.modules.iter_mut().zip(self.tensors.chunks_exact(2)) {
             self.arena.view(pair[0].region)?.read(s, &mut m.a)?;
             self.arena.view(pair[1].region)?.read(s, &mut m.b)?;
+        }
+        if let (Some(region), Some(score)) = (self.score, &mut adapter.score) {
+            self.arena.view(region)?.read(s, score)?;
         }
         Ok(adapter)
     }
@@ -109,6 +126,16 @@ impl Lora {
     /// Trainable parameters.
     pub fn parameters(&self) -> usize {
         self.tensors.iter().map(|t| t.region.len()).sum()
+    }
+
+    /// `[C]` the scalar head, if there is one.
+    pub fn score(&self) -> Option<Result<View<'_>>> {
+        self.score.map(|region| Ok(self.arena.view(region)?))
+    }
+
+    /// Where it lies, also in a gradient arena of the same layout.
+    pub(crate) fn score_region(&self) -> Option<Region> {
+        self.score
     }
 
     /// Rank of a module; 0 if it is not tuned.

@@ -1,6 +1,7 @@
 //! The transformer: base weights, adapter slots, and what forward and backward need of them.
 
 use crate::acts::{self, Acts, GROUPS, Keep, Limits};
+use crate::adapter::{Philox, fresh_score};
 use crate::base::{Base, MODULE_NAMES, MODULES};
 use crate::config::Config;
 use crate::config::ModuleSpec;
@@ -21,7 +22,7 @@ pub enum Adapter {
     Slot(u8),
 }
 
-/// The scalar head of a checkpoint or of a training method: `[C]`.
+/// The scalar head of a checkpoint, apart from it: `[C]`. That of an adapter lies in its slot.
 #[derive(Debug)]
 pub struct ScalarHead {
     /// The weights.
@@ -36,8 +37,9 @@ pub enum Head<'a> {
         /// f32(1/T).
         inv_temperature: f32,
     },
-    /// A scalar of each row.
-    Scalar(&'a ScalarHead),
+    /// A scalar of each row, by these weights `[C]`: a [`ScalarHead`]'s, or those that are trained
+    /// ([`Transformer::trained_head`]).
+    Scalar(View<'a>),
 }
 
 /// What is trained.
@@ -106,6 +108,19 @@ impl Transformer {
         Ok(Transformer::with(config, base))
     }
 
+    /// A folder with a scalar head in the place of its LM head; a fresh one (see [`crate::adapter::Adapter::with_score`]) where it has
+    /// none.
+    pub fn load_scalar(s: &Stream, folder: &Path, dtype: DType, seed: u64, philox: Philox) -> Result<Transformer> {
+        let (mut config, checkpoint) = (Config::from_folder(folder)?, Checkpoint::open(folder)?);
+        if config.scalar_head {
+            return Transformer::load(s, folder, Some(dtype));
+        }
+        checkpoint.check(&config.tensors())?;
+        config.scalar_head = true;
+        let base = Base::headed(s, &config, &checkpoint, dtype, &fresh_score(config.hidden_size, seed, philox))?;
+        Ok(Transformer::with(config, base))
+    }
+
     /// Fresh f32 weights for a folder that has a config.json and no weights.
     pub fn fresh(s: &Stream, folder: &Path, seed: u64) -> Result<Transformer> {
         let config = Config::from_folder(folder)?;
@@ -165,6 +180,23 @@ impl Transformer {
         let weight = s.zeros(self.config.hidden_size)?;
         weight.view().copy(s, self.base.arena().view(region)?)?;
         Ok(ScalarHead { weight })
+    }
+
+    /// The scalar head that is tuned with `tune`: its gradient is one of [`Grads`].
+    pub fn trained_head(&self, tune: Tune) -> Result<View<'_>> {
+        let missing = || Error::Batch("what is tuned has no scalar head (score.weight)".into());
+        match tune {
+            Tune::Lora(slot) => self.slot(Adapter::Slot(slot))?.and_then(Lora::score).ok_or_else(missing)?,
+            Tune::Full => Ok(self.base.arena().view(self.base.score.ok_or_else(missing)?)?),
+        }
+    }
+
+    /// Where that head lies, also in a gradient arena of the same layout.
+    pub(crate) fn trained_head_region(&self, tune: Tune) -> Result<Option<Region>> {
+        match tune {
+            Tune::Lora(slot) => Ok(self.slot(Adapter::Slot(slot))?.and_then(Lora::score_region)),
+            Tune::Full => Ok(self.base.score),
+        }
     }
 
     /// Bytes of activations for these limits: what [`Transformer::acts`] takes.

@@ -35,7 +35,13 @@ fn answers(trainer: &Trainer, kv: &mut KvCache, prompts: &[Vec<u32>], side: u32,
     let requests: Vec<Request> = prompts.iter().enumerate().map(request).collect();
     let (s, model, policy) = (&trainer.stream, &trainer.model, trainer.policy);
     let drawn = generate(s, model, kv, &requests, &settings, policy, &mut |_, _| ControlFlow::Continue(()))?;
-    let answer = |a: model::Finished| Answer { reward: reward(&a.ids), ids: a.ids, logps: a.logps, finished: a.stopped };
+    let answer = |a: model::Finished| Answer {
+        reward: reward(&a.ids),
+        ids: a.ids,
+        logps: a.logps,
+        finished: a.stopped,
+        ..Answer::default()
+    };
     Ok(drawn.into_iter().map(answer).collect())
 }
 
@@ -56,6 +62,7 @@ fn iterate(
         row: row as u32,
         prompt: prompt.clone(),
         sides: vec![vec![plain], vec![guided]],
+        ..Group::default()
     };
     let groups = prompts.iter().zip(plain).zip(guided).enumerate().map(group).collect();
     let (examples, _) = method.label(iteration, groups)?;

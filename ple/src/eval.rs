@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 pub mod best;
+pub mod overlap;
 
 /// Arithmetic mean; NaN of nothing.
 pub fn mean(values: impl IntoIterator<Item = f64>) -> f64 {
@@ -31,6 +32,14 @@ pub fn distinct<'a>(n: usize, texts: impl IntoIterator<Item = &'a str>) -> f64 {
     seen.len() as f64 / all as f64
 }
 
+/// How far a policy is from its base, over answers that the policy drew: per token by the estimator k3 (the mean of e^d − 1 − d,
+/// d = base − policy), and per answer by k1 (the mean of Σ −d). NaN of nothing.
+pub fn kl(policy: &[Vec<f32>], base: &[Vec<f32>]) -> (f64, f64) {
+    let gap = |(p, b): (&f32, &f32)| f64::from(*b) - f64::from(*p);
+    let rows = || policy.iter().zip(base).map(|(p, b)| p.iter().zip(b).map(gap));
+    (mean(rows().flatten().map(|d| d.exp_m1() - d)), mean(rows().map(|row| -row.sum::<f64>())))
+}
+
 /// exp(Σ −logp / tokens) over every token of every row.
 pub fn perplexity<'a>(rows: impl IntoIterator<Item = &'a [f32]>) -> f64 {
     (-mean(rows.into_iter().flatten().map(|l| f64::from(*l)))).exp()
@@ -54,6 +63,16 @@ mod tests {
         assert_eq!(distinct(1, texts), 3.0 / 7.0);
         assert_eq!(distinct(2, ["the cat the cat sat"]), 3.0 / 4.0);
         assert!(distinct(2, ["one", ""]).is_nan());
+    }
+
+    /// Halves against quarters: d = ln(1/2), so 1/2 − 1 + ln 2 per token; the answers differ by 2 ln 2 and ln 2.
+    #[test]
+    fn kl_by_hand() {
+        let of = |p: f32| [vec![p.ln(); 2], vec![p.ln()]];
+        let (per_token, per_answer) = kl(&of(0.5), &of(0.25));
+        let ln2 = std::f64::consts::LN_2;
+        assert!((per_token - (ln2 - 0.5)).abs() < 1e-6 && (per_answer - 1.5 * ln2).abs() < 1e-6);
+        assert_eq!(kl(&of(0.5), &of(0.5)), (0.0, 0.0));
     }
 
     /// Three tokens of probability 1/2, 1/4, 1/8 have geometric mean 1/4; tokens count, not rows.

@@ -23,6 +23,7 @@ pub mod progress;
 pub mod report;
 pub mod reward;
 pub mod rollout;
+pub mod side;
 pub mod telemetry;
 pub mod trainer;
 

@@ -1,6 +1,6 @@
 //! Log-probabilities of given ids through the training forward: `ple logprob`, the gap measurement, held-out loss.
 
-use crate::method::Example;
+use crate::method::{Example, Heads};
 use crate::{Result, interrupt, pack};
 use model::{Acts, Adapter, Batch, Head, Keep, Transformer};
 use runtime::Stream;
@@ -24,9 +24,9 @@ pub fn score_telling(
     let mut rest = examples;
     while !rest.is_empty() {
         interrupt::check()?;
-        let (now, later) = rest.split_at(pack::next(rest, acts.limits())?);
+        let (now, later) = rest.split_at(pack::next(rest, Heads::LogProb, acts.limits())?);
         rest = later;
-        pack::fill(&mut batch, now)?;
+        pack::fill(&mut batch, Heads::LogProb, now)?;
         model.forward(s, acts, &batch, adapter, Head::LogProb { inv_temperature: 1.0 }, Keep::Nothing)?;
         acts.out(s, &mut out)?;
         for example in &batch.examples {

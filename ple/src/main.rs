@@ -49,7 +49,10 @@ fn run(argv: &[String]) -> Result<ExitCode, Error> {
     interrupt::install();
     match which {
         Command::Sft => command::sft::run(&c),
-        Command::Train => command::train::run(&c),
+        Command::Train | Command::Raft | Command::Rloo | Command::Grpo => command::train::run(&c),
+        Command::Reward => command::pairs::reward(&c),
+        Command::Dpo => command::pairs::dpo(&c),
+        Command::Eval => command::eval::run(&c),
         Command::Generate => command::generate::run(&c),
         Command::Score => command::score::run(&c),
         Command::Logprob => command::logprob::run(&c),

@@ -1,6 +1,6 @@
 //! From settings to a device, a model, its adapter and its tokenizer.
 
-use crate::config::{Config, Dtype, Tune as Tuned};
+use crate::config::{Command, Config, Dtype, Tune as Tuned};
 use crate::data::Tokens;
 use crate::{Error, Result};
 use model::{Adapter, AdapterConfig, Lora, Targets, Tokenizer, Transformer, Tune, adapter};
@@ -55,6 +55,7 @@ impl Opened {
                 }
                 None => fresh(c, &modules)?,
             };
+            let disk = if c.command == Command::Reward { scored(c, opened.model()?, disk)? } else { disk };
             opened.policy = opened.insert(disk)?;
             opened.tune = Tune::Lora(0);
         }
@@ -88,6 +89,9 @@ impl Opened {
         }
         let model = match c.init_from_config {
             Some(_) => Transformer::fresh(&stream, &folder, c.seed)?,
+            None if full && c.command == Command::Reward => {
+                Transformer::load_scalar(&stream, &folder, DType::F32, c.seed, kernels::sample::philox)?
+            }
             None => Transformer::load(&stream, &folder, if full { Some(DType::F32) } else { dtype(c) })?,
         };
         let tokenizer = Tokenizer::open(&folder)?;
@@ -124,6 +128,18 @@ impl Opened {
         stop.sort_unstable();
         stop.dedup();
         stop
+    }
+}
+
+/// The adapter with a scalar head as wide as the model.
+fn scored(c: &Config, model: &Transformer, disk: adapter::Adapter) -> Result<adapter::Adapter> {
+    let (wanted, got) = (model.config.hidden_size, disk.score.as_ref().map(Vec::len));
+    match (got, &c.adapter) {
+        (Some(got), Some(folder)) if got != wanted => {
+            let text = format!("base_model.model.score.weight: wanted the base's {wanted} columns, got {got}");
+            Err(Error::file(folder, text))
+        }
+        _ => Ok(disk.with_score(wanted, c.seed, kernels::sample::philox)),
     }
 }
 

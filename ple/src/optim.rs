@@ -54,10 +54,11 @@ impl Schedule {
 
 /// Steps of warm-up: `warmup_steps` if above 0, else the ratio of `total`, rounded up.
 pub fn warmup(config: &Config, total: u64) -> u64 {
-    match config.warmup_steps {
-        0 => (total as f64 * config.warmup_ratio).ceil() as u64,
-        steps => u64::from(steps),
-    }
+    rising(config.warmup_steps, config.warmup_ratio, total)
+}
+
+fn rising(steps: u32, ratio: f64, total: u64) -> u64 {
+    if steps == 0 { (total as f64 * ratio).ceil() as u64 } else { u64::from(steps) }
 }
 
 /// AdamW over one flat arena of parameters, with clipping and the schedule of the settings.
@@ -69,8 +70,11 @@ pub struct Optimizer {
     max_grad_norm: f64,
     schedule: Schedule,
     total: u64,
-    warmup: u64,
+    /// `warmup_steps`, `warmup_ratio`.
+    warmup: (u32, f64),
     steps: u64,
+    /// Where the schedule and the moments began: after so many steps, for so many.
+    cycle: (u64, u64),
 }
 
 impl Optimizer {
@@ -92,8 +96,9 @@ impl Optimizer {
             max_grad_norm: c.max_grad_norm,
             schedule: Schedule::new(c),
             total,
-            warmup: warmup(c, total),
+            warmup: (c.warmup_steps, c.warmup_ratio),
             steps: 0,
+            cycle: (0, total),
         })
     }
 
@@ -102,7 +107,15 @@ impl Optimizer {
         Optimizer::new(s, self.m.len(), c, total)
     }
 
-    /// Steps of the whole schedule.
+    /// Zeroed moments and a schedule of `total` steps from here on; the steps count on.
+    pub fn begin_again(&mut self, s: &Stream, total: u64) -> Result<()> {
+        self.m.view().zero(s)?;
+        self.v.view().zero(s)?;
+        self.cycle = (self.steps, total);
+        Ok(())
+    }
+
+    /// Steps of the whole run.
     pub fn total(&self) -> u64 {
         self.total
     }
@@ -116,18 +129,19 @@ impl Optimizer {
     /// are tensors. A norm that is not finite changes nothing.
     pub fn step(&mut self, s: &Stream, p: View<'_>, g: View<'_>, tensors: &[Range<usize>]) -> Result<(f64, f64)> {
         let norm = adamw::grad_norm(s, g, tensors)?;
-        let lr = self.schedule.lr(self.steps, self.total, self.warmup);
+        let (begun, total) = self.cycle;
+        let lr = self.schedule.lr(self.steps - begun, total, rising(self.warmup.0, self.warmup.1, total));
         if norm.is_finite() {
             self.steps += 1;
             let grad_scale = adamw::clip_scale(norm, self.max_grad_norm);
-            let params = adamw::Params { lr, step: self.steps, grad_scale, ..self.params };
+            let params = adamw::Params { lr, step: self.steps - begun, grad_scale, ..self.params };
             adamw::step(s, p, self.m.view(), self.v.view(), g, &params)?;
         }
         Ok((norm, lr))
     }
 
     /// Writes the state as safetensors: `m.NAME` and `v.NAME` for every tensor of the arena, its elements as they lie there, and
-    /// `steps` in the metadata. Rate and schedule are the settings'.
+    /// `steps` and `cycle` (where the schedule began, and its steps) in the metadata. Rate and shape are the settings'.
     pub fn save(&self, s: &Stream, tensors: &[Tensor], path: &Path) -> Result<()> {
         let mut moments = Vec::with_capacity(2 * tensors.len());
         for (name, buffer, t) in self.moments(tensors) {
@@ -136,7 +150,8 @@ impl Optimizer {
             moments.push((name, values));
         }
         let rows = moments.iter().map(|(name, x)| (name.clone(), DType::F32, vec![x.len()], bytemuck::cast_slice(x)));
-        Ok(write_with_metadata(path, &[("steps", self.steps.to_string())], &rows.collect::<Vec<_>>())?)
+        let cycle = format!("{} {}", self.cycle.0, self.cycle.1);
+        Ok(write_with_metadata(path, &[("steps", self.steps.to_string()), ("cycle", cycle)], &rows.collect::<Vec<_>>())?)
     }
 
     /// The reverse of [`Optimizer::save`], over the same tensors. A file that holds other tensors, lengths or dtypes is an error
@@ -147,6 +162,12 @@ impl Optimizer {
         let Some(steps) = steps else {
             let got = file.metadata("steps").unwrap_or("nothing");
             return Err(Error::file(path, format!("__metadata__: steps: wanted a whole number, got {got}")));
+        };
+        let whole = |text: &str| text.split_once(' ').and_then(|(begun, total)| Some((begun.parse().ok()?, total.parse().ok()?)));
+        let Some(cycle) = file.metadata("cycle").and_then(whole).filter(|(begun, _)| *begun <= steps) else {
+            let got = file.metadata("cycle").unwrap_or("nothing");
+            let wanted = format!("wanted two whole numbers, the first at most {steps}, got {got}");
+            return Err(Error::file(path, format!("__metadata__: cycle: {wanted}")));
         };
         let mut moments = Vec::with_capacity(2 * tensors.len());
         for (name, buffer, t) in self.moments(tensors) {
@@ -162,7 +183,7 @@ impl Optimizer {
             return Err(Error::file(path, format!("wanted {wanted} tensors, two for each that is trained, got {got}")));
         }
         moments.iter().try_for_each(|(view, values)| view.write(s, values))?;
-        self.steps = steps;
+        (self.steps, self.cycle) = (steps, cycle);
         Ok(())
     }
 

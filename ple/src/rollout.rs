@@ -202,8 +202,10 @@ pub fn score<'a>(
 
 /// Samples as groups, in query order.
 pub fn groups(prompts: &[Prompt], sides: &[Side], samples: &[Sample]) -> Vec<Group> {
-    let mut groups: Vec<Group> =
-        prompts.iter().map(|p| Group { row: p.row, prompt: p.plain.clone(), sides: vec![Vec::new(); sides.len()] }).collect();
+    let mut groups: Vec<Group> = prompts
+        .iter()
+        .map(|p| Group { row: p.row, prompt: p.plain.clone(), sides: vec![Vec::new(); sides.len()], ..Group::default() })
+        .collect();
     for s in samples {
         let a = &s.answer;
         groups[s.query].sides[s.side as usize].push(Answer {
@@ -211,6 +213,7 @@ pub fn groups(prompts: &[Prompt], sides: &[Side], samples: &[Sample]) -> Vec<Gro
             logps: a.logps.clone(),
             finished: a.stopped,
             reward: s.reward,
+            text: s.text.clone(),
         });
     }
     groups

@@ -1,6 +1,6 @@
 //! The one training loop: examples in, steps out. It knows no method; a method gives the loss and its gradient on log-probabilities.
 
-use crate::method::{Example, Heads, Method, Needs, Outputs};
+use crate::method::{Example, Heads, Loss, Method, Needs, Outputs, Totals};
 use crate::optim::Optimizer;
 use crate::{Error, Result, interrupt, pack};
 use model::{Acts, Adapter, Batch, Grads, Head, Keep, Limits, Transformer, Tune};
@@ -92,34 +92,21 @@ impl Trainer {
     pub fn step(&mut self, w: &mut Workspace, method: &dyn Method, examples: &[&Example]) -> Result<Step> {
         let start = Instant::now();
         supported(&method.needs())?;
-        let totals = pack::totals(examples);
-        let mut step = Step::default();
+        let (needs, mut step) = (method.needs(), Step::default());
+        let totals = pack::totals(needs.heads, examples);
         self.grads.zero()?;
         let mut rest = examples;
         while !rest.is_empty() {
             // Nothing is stepped before the last micro-batch: what was begun is left out as a whole.
             interrupt::check()?;
-            let (now, later) = rest.split_at(pack::next(rest, w.acts.limits())?);
+            let (now, later) = rest.split_at(pack::next(rest, needs.heads, w.acts.limits())?);
             rest = later;
-            pack::fill(&mut w.batch, now)?;
+            let loss = self.loss(w, method, &totals, now, Keep::Backward)?;
             step.tokens += w.batch.tokens();
-            let head = Head::LogProb { inv_temperature: method.needs().inv_temperature };
-            self.model.forward(&self.stream, &mut w.acts, &w.batch, self.policy, head, Keep::Backward)?;
-            w.acts.out(&self.stream, &mut w.out)?;
-            let bad = w.out.iter().filter(|v| !v.is_finite()).count();
-            if bad > 0 {
-                return Err(self.stop(&format!("{bad} of {} log-probabilities are not finite", w.out.len()), now));
-            }
-            w.host_dout.clear();
-            w.host_dout.resize(w.out.len(), f32::NAN);
-            let dout = Outputs { logp: &mut w.host_dout[..], value: &mut [][..] };
-            let loss = method.loss(&totals, &w.batch, Outputs { logp: &w.out, value: &[] }, dout)?;
-            if !loss.value.is_finite() {
-                return Err(self.stop(&format!("loss is {}", loss.value), now));
-            }
             step.loss += loss.value;
             add(&mut step.metrics, &loss.metrics);
             w.dout.write(&w.host_dout)?;
+            let head = head(&self.model, self.tune, &needs)?;
             self.model.backward(&self.stream, &mut w.acts, &w.batch, self.policy, head, &w.dout, &mut self.grads)?;
         }
         self.comm.all_reduce(&self.stream, self.grads.flat())?;
@@ -132,6 +119,45 @@ impl Trainer {
         Ok(step)
     }
 
+    /// The loss over `examples` as one optimizer batch and the method's metrics; nothing is stepped.
+    pub fn evaluate(&self, w: &mut Workspace, method: &dyn Method, examples: &[&Example]) -> Result<Loss> {
+        let heads = method.needs().heads;
+        let (totals, mut rest, mut sum) = (pack::totals(heads, examples), examples, Loss::default());
+        while !rest.is_empty() {
+            interrupt::check()?;
+            let (now, later) = rest.split_at(pack::next(rest, heads, w.acts.limits())?);
+            rest = later;
+            let loss = self.loss(w, method, &totals, now, Keep::Nothing)?;
+            sum.value += loss.value;
+            add(&mut sum.metrics, &loss.metrics);
+        }
+        Ok(sum)
+    }
+
+    /// Forward and loss of a micro-batch; leaves it, its outputs and their gradients in `w`.
+    fn loss(&self, w: &mut Workspace, method: &dyn Method, totals: &Totals, now: &[&Example], keep: Keep) -> Result<Loss> {
+        let needs = method.needs();
+        pack::fill(&mut w.batch, needs.heads, now)?;
+        let head = head(&self.model, self.tune, &needs)?;
+        self.model.forward(&self.stream, &mut w.acts, &w.batch, self.policy, head, keep)?;
+        w.acts.out(&self.stream, &mut w.out)?;
+        let scalar = needs.heads == Heads::Scalar;
+        let bad = w.out.iter().filter(|v| !v.is_finite()).count();
+        if bad > 0 {
+            let what = if scalar { "values" } else { "log-probabilities" };
+            return Err(self.stop(&format!("{bad} of {} {what} are not finite", w.out.len()), now));
+        }
+        w.host_dout.clear();
+        w.host_dout.resize(w.out.len(), f32::NAN);
+        let (out, dout) = (&w.out[..], &mut w.host_dout[..]);
+        let (out, dout) = match scalar {
+            true => (Outputs { logp: &[][..], value: out }, Outputs { logp: &mut [][..], value: dout }),
+            false => (Outputs { logp: out, value: &[][..] }, Outputs { logp: dout, value: &mut [][..] }),
+        };
+        let loss = method.loss(totals, &w.batch, out, dout)?;
+        if loss.value.is_finite() { Ok(loss) } else { Err(self.stop(&format!("loss is {}", loss.value), now)) }
+    }
+
     /// The error of a micro-batch that must not be stepped over.
     fn stop(&self, what: &str, examples: &[&Example]) -> Error {
         let rows: Vec<u32> = examples.iter().map(|e| e.row).collect();
@@ -139,10 +165,18 @@ impl Trainer {
     }
 }
 
+/// What the training forward of a method ends in.
+fn head<'a>(model: &'a Transformer, tune: Tune, needs: &Needs) -> Result<Head<'a>> {
+    Ok(match needs.heads {
+        Heads::Scalar => Head::Scalar(model.trained_head(tune)?),
+        Heads::LogProb | Heads::Both => Head::LogProb { inv_temperature: needs.inv_temperature },
+    })
+}
+
 /// Refuses by name what this loop does not compute for a method.
 pub fn supported(needs: &Needs) -> Result<()> {
     let missing = match needs {
-        Needs { heads: Heads::Scalar | Heads::Both, .. } => "heads other than log-probabilities",
+        Needs { heads: Heads::Both, .. } => "both heads at once",
         Needs { value: true, .. } => "value targets (value)",
         Needs { old_logp: true, .. } => "log-probabilities of an older policy (old_logp)",
         _ => return Ok(()),
@@ -166,9 +200,9 @@ mod tests {
 
     #[test]
     fn needs_that_are_not_met_are_refused_by_name() {
-        assert!(supported(&Needs { reference: true, ..Needs::logp() }).is_ok());
+        assert!(supported(&Needs { reference: true, ..Needs::logp() }).is_ok() && supported(&Needs::scalar()).is_ok());
         let cases = [
-            (Needs { heads: Heads::Both, ..Needs::logp() }, "heads"),
+            (Needs { heads: Heads::Both, ..Needs::logp() }, "both heads"),
             (Needs { value: true, ..Needs::logp() }, "(value)"),
             (Needs { old_logp: true, ..Needs::logp() }, "(old_logp)"),
         ];

@@ -93,7 +93,51 @@ fn a_demo_stands_up_to_its_files() -> Result<()> {
     gap(&demo, &summary)?;
     held_out(&demo, &prompts)?;
     better(&summary)?;
-    told(&said.out, &demo)
+    told(&said.out, &demo)?;
+    example(dir.path(), &demo)
+}
+
+fn examples() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples")
+}
+
+/// `examples/demo-small.yaml` on what the demo leaves, under every method that samples: one word is the only change.
+fn example(folder: &Path, demo: &Path) -> Result<()> {
+    std::fs::rename(demo, folder.join("ple-demo"))?;
+    let file = examples().join("demo-small.yaml");
+    for (command, name) in [
+        ("train", "demo-ple"),
+        ("raft", "demo-raft"),
+        ("rloo", "demo-rloo"),
+        ("grpo", "demo-grpo"),
+        ("train --recipe release", "demo-release"),
+    ] {
+        let run = format!("runs/{name}");
+        ple(command).key("config", &file).and("--output_dir").and(&run).within(folder).succeed()?;
+        let log = objects(&folder.join(&run).join("log.jsonl"))?;
+        let rewards: Vec<f64> = log.iter().filter_map(|row| row["eval_reward"].as_f64()).collect();
+        ensure!(rewards.len() == 2 && rewards.iter().all(|r| r.is_finite()), "{command}: {rewards:?}");
+        ensure!(log.iter().filter(|row| row["iteration"] == 3).count() > 0, "{command}: not four iterations");
+        ensure!(folder.join(&run).join("adapter_model.safetensors").exists(), "{command}: no adapter");
+    }
+    Ok(())
+}
+
+/// Every example is in order for every command that its head names.
+#[test]
+fn examples_are_settings() -> Result<()> {
+    for (name, commands) in [
+        ("hh.yaml", &["train", "raft", "dpo"][..]),
+        ("imdb.yaml", &["train", "raft"]),
+        ("tldr.yaml", &["train", "raft"]),
+        ("demo-small.yaml", &["train", "raft", "rloo", "grpo"]),
+    ] {
+        for command in commands {
+            let said = ple("config check").and(&examples().join(name).to_string_lossy()).key("command", command).succeed()?;
+            ensure!(said.out.contains(&format!("settings of `ple {command}`")), "{name}: {}", said.out);
+        }
+    }
+    Ok(())
 }
 
 fn gap(demo: &Path, summary: &Value) -> Result<()> {

@@ -1,5 +1,6 @@
 //! The program as a user calls it: every command in a process of its own, what it leaves behind, and what it refuses.
 
+mod baselines;
 mod browser;
 mod demo;
 mod diff;

@@ -41,6 +41,12 @@ impl Ple {
         self
     }
 
+    /// Runs it in this folder.
+    pub fn within(mut self, folder: &std::path::Path) -> Ple {
+        self.0.current_dir(folder);
+        self
+    }
+
     /// Forces an instruction set.
     pub fn simd(mut self, isa: impl ToString) -> Ple {
         self.0.env("PLE_SIMD", isa.to_string());

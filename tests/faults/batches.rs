@@ -153,7 +153,7 @@ fn a_scalar_checkpoint_has_no_log_probabilities() -> Result<()> {
     let mut acts = model.acts(&s, pass::limits(&b), Keep::Backward, None)?;
     refused("a head that is not there", model.forward(&s, &mut acts, &b, Adapter::Off, LOGPROB, Keep::Nothing), &["no LM head"])?;
     let head = model.scalar_head(&s)?;
-    Ok(model.forward(&s, &mut acts, &b, Adapter::Off, Head::Scalar(&head), Keep::Nothing)?)
+    Ok(model.forward(&s, &mut acts, &b, Adapter::Off, Head::Scalar(head.weight.view()), Keep::Nothing)?)
 }
 
 /// Any number of a batch replaced by any other: an error or a result, but no panic.

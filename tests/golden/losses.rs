@@ -5,6 +5,9 @@ use super::lm::{Lm, Rows};
 use super::{number, numbers};
 use anyhow::{Context, Result, ensure};
 use model::{Adapter, Batch, Keep, Tune};
+use ple::config::{Command, Config, LossType};
+use ple::method::dpo::Dpo;
+use ple::method::{Method, Outputs, Totals};
 use ple_tests::pass;
 
 /// A loss's value and its gradient on each row's sum.
@@ -179,6 +182,30 @@ fn gradients(case: &mut Lm, name: &str, b: &Batch, order: &[usize], dsums: &[f64
     Ok(())
 }
 
+/// The method itself on the case's pairs: the losses that were stored, and the gradient of the formula.
+fn method(case: &mut Lm, p: &Pairs, b: &Batch, order: &[usize], out: &[f32], reference: &[f32]) -> Result<()> {
+    let mut b = b.clone();
+    b.side.ref_logp = reference.to_vec();
+    let totals = Totals { examples: p.n() as f64, ..Totals::default() };
+    for (name, form, smoothing) in [
+        ("dpo/loss", LossType::Sigmoid, 0.0),
+        ("dpo/loss_smooth01", LossType::Sigmoid, 0.1),
+        ("dpo/loss_hinge", LossType::Hinge, 0.0),
+    ] {
+        let c = Config { loss_type: Some(form), label_smoothing: smoothing, beta: p.beta, ..Config::defaults(Command::Dpo) };
+        let mut dlogp = vec![f32::NAN; out.len()];
+        let dout = Outputs { logp: &mut dlogp[..], value: &mut [][..] };
+        let loss = Dpo::new(&c).loss(&totals, &b, Outputs { logp: out, value: &[] }, dout)?;
+        case.close(name, &[loss.value as f32])?;
+        let wanted = if form == LossType::Sigmoid { p.dpo(smoothing).1 } else { continue };
+        for (span, row) in b.sequences.iter().zip(order) {
+            let off = dlogp[span.range()].iter().map(|d| (f64::from(*d) - wanted[*row]).abs()).fold(0.0, f64::max);
+            ensure!(off <= 1e-6, "{name}: d loss / d logp of row {row} is off by {off}");
+        }
+    }
+    Ok(())
+}
+
 /// Every loss and gradient of the case.
 pub fn compare(case: &mut Lm, sft: &Rows) -> Result<()> {
     let order: Vec<usize> = (0..sft.texts.len()).collect();
@@ -205,6 +232,7 @@ pub fn compare(case: &mut Lm, sft: &Rows) -> Result<()> {
     let hinges = numbers(&case.json["ple_hinge_active"]["mixed_uses_rank"], "case.json: ple_hinge_active.mixed_uses_rank")?;
     ensure!(hinges == (0..pairs.n()).map(|i| pairs.ranked(i) as u8 as f64).collect::<Vec<_>>(), "case.json ranks other pairs");
     values(case, &pairs)?;
+    method(case, &pairs, &b, &order, &out, &reference)?;
     for name in ["dpo", "ple_weighted_norm", "ple_weighted_sum", "ple_rank_norm", "ple_rank_sum", "ple_mixed"] {
         let present = case.golden.under(&format!("grad/{name}/")).len();
         if let Some(loss) = pairs.loss(name).filter(|_| present > 0) {

@@ -1,11 +1,15 @@
 //! `methods/golden.json`: values of the methods on the formula logits of its first rows, to 1e-6, and their dlogp against finite
-//! differences of their own loss. Values of methods that are not built yet are not compared.
+//! differences of their own loss. All but those of PPO, which is not built.
 
 use super::{json, number, numbers};
 use anyhow::{Context, Result, ensure};
-use model::Batch;
-use ple::config::{Calib, Command, Config, Rank};
+use model::{Batch, Columns};
+use ple::config::{Calib, Command, Config, LossType, Rank, WeightMode};
+use ple::method::dpo::Dpo;
+use ple::method::grpo::Grpo;
 use ple::method::ple::{GUIDED_HIGHER, Ple, WEIGHTED};
+use ple::method::release::Release;
+use ple::method::rloo::Rloo;
 use ple::method::sft::Sft;
 use ple::method::{Answer, Group, Method, Outputs, Totals};
 use ple_tests::data::{say, shared};
@@ -77,7 +81,8 @@ fn batch(examples: &[Given<'_>]) -> Result<(Batch, Vec<f32>)> {
 
 fn loss(method: &dyn Method, b: &Batch, logp: &[f32]) -> Result<(f64, Vec<f32>)> {
     let weight = b.side.weight.iter().map(|w| f64::from(*w)).sum();
-    let totals = Totals { examples: b.examples.len() as f64, tokens: b.loss_rows() as f64, weight };
+    let totals =
+        Totals { examples: b.examples.len() as f64, answers: b.sequences.len() as f64, tokens: b.loss_rows() as f64, weight };
     let mut dlogp = vec![f32::NAN; logp.len()];
     let loss = method.loss(&totals, b, Outputs { logp, value: &[] }, Outputs { logp: &mut dlogp, value: &mut [] })?;
     Ok((loss.value, dlogp))
@@ -148,9 +153,10 @@ fn ple(values: &mut Values, logps: &[Vec<f32>]) -> Result<()> {
     let answer = |side: usize, n: usize| {
         let row = if side == 0 { n + 2 } else { n };
         let ids = (0..logps[row].len() as u32).map(|i| 10 * row as u32 + i).collect();
-        vec![Answer { ids, logps: logps[row].clone(), finished: true, reward: raw[side][n] }]
+        vec![Answer { ids, logps: logps[row].clone(), finished: true, reward: raw[side][n], ..Answer::default() }]
     };
-    let group = |n: usize| Group { row: n as u32, prompt: vec![1, 2], sides: vec![answer(0, n), answer(1, n)] };
+    let group =
+        |n: usize| Group { row: n as u32, prompt: vec![1, 2], sides: vec![answer(0, n), answer(1, n)], ..Group::default() };
     let (examples, metrics) = method.label(0, vec![group(0), group(1)])?;
     let ranked: Vec<bool> = examples.iter().map(|e| e.tag == GUIDED_HIGHER).collect();
     let wanted: Vec<bool> = golden["rank"].as_array().context("ple.rank")?.iter().map(|r| r == true).collect();
@@ -180,6 +186,167 @@ fn ple(values: &mut Values, logps: &[Vec<f32>]) -> Result<()> {
     Ok(())
 }
 
+/// A batch of pairs (n, n + 2), n chosen, with the reference's log-probabilities.
+fn preferences(logps: &[Vec<f32>], reference: &[Vec<f32>], ns: &[usize], weights: &[f32]) -> Result<(Batch, Vec<f32>)> {
+    let given: Vec<_> = ns.iter().zip(weights).map(|(n, w)| (0, vec![&logps[*n], &logps[n + 2]], vec![*w, 0.0])).collect();
+    let (mut b, logp) = batch(&given)?;
+    b.side.ref_logp = ns.iter().flat_map(|n| [&reference[*n][..], &reference[n + 2]].concat()).collect();
+    Ok((b, logp))
+}
+
+fn dpo_with(loss_type: LossType, label_smoothing: f64) -> Dpo {
+    Dpo::new(&Config { loss_type: Some(loss_type), label_smoothing, ..Config::defaults(Command::Dpo) })
+}
+
+/// Every form of DPO that the file holds, its metrics, and its gradient on logits: c·(onehot − softmax).
+fn dpo(values: &mut Values, logps: &[Vec<f32>], reference: &[Vec<f32>]) -> Result<()> {
+    let (b, logp) = preferences(logps, reference, &[0, 1], &[0.0; 2])?;
+    for (name, form) in [
+        ("dpo_sigmoid", LossType::Sigmoid),
+        ("dpo_hinge", LossType::Hinge),
+        ("dpo_ipo", LossType::Ipo),
+        ("dpo_sigmoid_norm", LossType::SigmoidNorm),
+    ] {
+        let method = dpo_with(form, 0.0);
+        values.close(name, &[loss(&method, &b, &logp)?.0])?;
+        differences(name, &method, &b, &logp)?;
+    }
+    for form in [LossType::Sigmoid, LossType::Robust] {
+        differences(form.name(), &dpo_with(form, 0.1), &b, &logp)?;
+    }
+    let method = dpo_with(LossType::Sigmoid, 0.0);
+    let per_pair = (0..2).map(|n| {
+        let (b, logp) = preferences(logps, reference, &[n], &[0.0])?;
+        Ok(loss(&method, &b, &logp)?.0)
+    });
+    let per_pair = per_pair.collect::<Result<Vec<_>>>()?;
+    values.close("dpo_per_pair", &per_pair)?;
+    metrics(values, &method, &b, &logp)?;
+    let (_, dlogp) = loss(&method, &b, &logp)?;
+    gradient(values, &b, &dlogp)
+}
+
+/// What TRL logs of the same batch, by the same names; what is of logits is none of a method's.
+fn metrics(values: &mut Values, method: &Dpo, b: &Batch, logp: &[f32]) -> Result<()> {
+    let (mut dlogp, totals) = (vec![f32::NAN; logp.len()], Totals { examples: 2.0, ..Totals::default() });
+    let dout = Outputs { logp: &mut dlogp[..], value: &mut [][..] };
+    let got = method.loss(&totals, b, Outputs { logp, value: &[] }, dout)?;
+    let wanted = values.json["dpo_metrics"].clone();
+    for (name, ours) in got.metrics {
+        near(name, &[ours], &[number(&wanted[name], name)?], LIMIT)?;
+    }
+    ensure!(number(&wanted["num_tokens"], "num_tokens")? == 24.0, "another batch");
+    values.checked.insert("dpo_metrics".into());
+    Ok(())
+}
+
+/// The gradient of the logits [sequence][token][v] that dlogp stands for.
+fn gradient(values: &mut Values, b: &Batch, dlogp: &[f32]) -> Result<()> {
+    let shape = values.list("shape")?;
+    let (ids, mask) = (values.rows("ids")?, values.rows("completion_mask")?);
+    let (tokens, v) = (ids[0].len(), shape[2] as usize);
+    let (mut grads, mut largest) = (vec![vec![0.0; v]; 4 * tokens], 0f64);
+    // The batch holds pair by pair what the file holds chosen first.
+    for (span, n) in b.sequences.iter().zip([0, 2, 1, 3]) {
+        let predicted = (0..tokens).filter(|t| mask[n][*t] == 1.0);
+        for (c, t) in dlogp[span.range()].iter().zip(predicted) {
+            let (m, before) = (n as f64, t as f64 - 1.0);
+            let z = |v: usize| {
+                let v = v as f64;
+                2.0 * (0.7 * m + 1.1 * before + 0.9 * v).sin() + 0.3 * (0.5 * m * v - before).cos()
+            };
+            let total: f64 = (0..v).map(|v| z(v).exp()).sum();
+            for (i, g) in grads[n * tokens + t - 1].iter_mut().enumerate() {
+                let onehot = f64::from(i == ids[n][t] as usize);
+                *g = f64::from(*c) * (onehot - z(i).exp() / total);
+                largest = largest.max(g.abs());
+            }
+        }
+    }
+    values.close("dpo_sigmoid_grad_logit_0_2", &grads[2])?;
+    values.close("dpo_sigmoid_grad_absmax", &[largest])
+}
+
+/// The released recipe: its weights change nothing as written, and weigh over the whole batch as intended.
+fn release(values: &mut Values, logps: &[Vec<f32>], reference: &[Vec<f32>]) -> Result<()> {
+    // Its loss has no dimension: a mean before the weights come to it.
+    ensure!(values.list("release_pref_loss_ndim")? == [0.0], "another loss");
+    let of = |mode: WeightMode| Release::new(&Config { release_weight_mode: mode, ..Config::defaults(Command::Train) });
+    let named: Vec<String> = values.json.as_object().context("golden.json")?.keys().cloned().collect();
+    for name in named.iter().filter(|name| name.starts_with("release_") && name.contains("_w[")) {
+        let list = &name[name.find('[').context("weights")?..];
+        let weights: Vec<f32> = serde_json::from_str(list)?;
+        let (intended, label) = (name.starts_with("release_intended"), of(WeightMode::None));
+        // As written every weight is as good as 1, which is what label gives.
+        let weights = if intended { weights } else { vec![1.0; 2] };
+        let (b, logp) = preferences(logps, reference, &[0, 1], &weights)?;
+        let method = if intended { of(WeightMode::Intended) } else { label };
+        values.close(name, &[loss(&method, &b, &logp)?.0])?;
+        differences(name, &method, &b, &logp)?;
+    }
+    Ok(())
+}
+
+/// Rewards of the two groups whose advantages the file holds.
+const REWARDS: [[f64; 4]; 2] = [[0.2, 1.0, -0.4, 0.6], [0.5; 4]];
+
+fn groups(logps: &[Vec<f32>]) -> Vec<Group> {
+    let group = |(row, rewards): (usize, &[f64; 4])| {
+        let answer = |(n, reward): (usize, &f64)| Answer {
+            ids: vec![1; logps[n].len()],
+            logps: logps[n].clone(),
+            finished: true,
+            reward: *reward,
+            ..Answer::default()
+        };
+        let sides = vec![rewards.iter().enumerate().map(answer).collect()];
+        Group { row: row as u32, prompt: vec![1, 2], sides, ..Group::default() }
+    };
+    REWARDS.iter().enumerate().map(group).collect()
+}
+
+/// Examples as a batch of their own log-probabilities moved by `by`, with their columns.
+fn sampled(method: &mut dyn Method, logps: &[Vec<f32>], reference: &[Vec<f32>], by: f32) -> Result<(Batch, Vec<f32>)> {
+    let (mut examples, _) = method.label(0, groups(logps))?;
+    examples.iter_mut().for_each(|e| e.ref_logp = reference.concat());
+    let mut side = Columns::default();
+    for e in &examples {
+        side.ref_logp.extend(&e.ref_logp);
+        side.old_logp.extend(&e.old_logp);
+        side.weight.extend(&e.weights);
+    }
+    method.advantages(&examples, &mut side)?;
+    let given: Vec<_> = examples.iter().map(|_| (0, logps.iter().collect(), vec![])).collect();
+    let (mut b, out) = batch(&given)?;
+    b.side = side;
+    // Some up, some down, some beyond the clip.
+    Ok((b, out.iter().enumerate().map(|(i, l)| l + by * ((i % 5) as f32 - 1.7)).collect()))
+}
+
+/// Advantages without a KL term, and both losses on and off the sampling policy.
+fn grouped(values: &mut Values, logps: &[Vec<f32>], reference: &[Vec<f32>]) -> Result<()> {
+    let plain = Config { beta: 0.0, num_generations: 4, ..Config::defaults(Command::Rloo) };
+    let (b, _) = sampled(&mut Rloo::new(&plain), logps, reference, 0.0)?;
+    let ours: Vec<f64> = b.sequences.iter().map(|span| f64::from(b.side.advantage[span.start as usize])).collect();
+    let wanted = values.rows("rloo_adv")?.concat();
+    near("rloo_adv", &ours, &wanted, LIMIT)?;
+    let config = Config { num_generations: 4, ..Config::defaults(Command::Grpo) };
+    let (b, _) = sampled(&mut Grpo::new(&config), logps, reference, 0.0)?;
+    let ours: Vec<f64> = b.side.weight.iter().map(|w| f64::from(*w)).collect();
+    let wanted = values.rows("grpo_adv")?.concat();
+    near("grpo_adv", &ours, &wanted, LIMIT)?;
+    let held = Config { beta: 0.05, ..config };
+    for by in [0.0, 0.02, 0.2] {
+        let mut rloo = Rloo::new(&held);
+        let (b, logp) = sampled(&mut rloo, logps, reference, by)?;
+        differences("rloo", &rloo, &b, &logp)?;
+        let mut grpo = Grpo::new(&held);
+        let (b, logp) = sampled(&mut grpo, logps, reference, by)?;
+        differences("grpo", &grpo, &b, &logp)?;
+    }
+    Ok(())
+}
+
 #[cfg_attr(test, test)]
 pub fn methods() -> Result<()> {
     let Some(path) = shared("fixtures/methods/golden.json") else {
@@ -201,9 +368,13 @@ fn compare(path: &Path) -> Result<()> {
     sft(&mut values, &ours)?;
     ranks(&mut values, &ours, &reference)?;
     ple(&mut values, &ours)?;
+    dpo(&mut values, &ours, &reference)?;
+    release(&mut values, &ours, &reference)?;
+    grouped(&mut values, &ours, &reference)?;
     let all: Vec<&String> = values.json.as_object().context("golden.json")?.keys().collect();
     let left: Vec<_> = all.iter().filter(|name| !values.checked.contains(**name)).collect();
     say(&format!("case methods ok {}/{}", values.checked.len(), all.len()));
-    say(&format!("  methods: of methods not built yet: {left:?}"));
+    // PPO is the one method of the file that is not built.
+    ensure!(left.iter().all(|name| **name == "ppo"), "methods/golden.json: not compared: {left:?}");
     Ok(())
 }

@@ -33,14 +33,18 @@ pub fn run(case: &Case, public: bool) -> Result<bool> {
         b.targets.push(0);
     }
     let mut acts = model.acts(&s, pass::limits(&b), Keep::Nothing, None)?;
-    model.forward(&s, &mut acts, &b, Adapter::Off, Head::Scalar(&head), Keep::Nothing)?;
+    model.forward(&s, &mut acts, &b, Adapter::Off, Head::Scalar(head.weight.view()), Keep::Nothing)?;
     let mut scores = Vec::new();
     acts.out(&s, &mut scores)?;
     golden.close("logits", &scores, atol)?;
     for budget in [1, 50, 4096] {
-        same_bits("scores by budget", &scores, &scalar::last_token(&s, &model, Adapter::Off, &head, &texts, budget)?)?;
+        same_bits(
+            "scores by budget",
+            &scores,
+            &scalar::last_token(&s, &model, Adapter::Off, head.weight.view(), &texts, budget)?,
+        )?;
     }
-    as_text(case, &texts, |ended| Ok(scalar::last_token(&s, &model, Adapter::Off, &head, ended, 4096)?))?;
+    as_text(case, &texts, |ended| Ok(scalar::last_token(&s, &model, Adapter::Off, head.weight.view(), ended, 4096)?))?;
     Ok(golden.report(&case.name, public))
 }
 

@@ -99,7 +99,7 @@ fn steps(method: &dyn Method, tune: Tune, folder: &Path) -> Result<(usize, alloc
     let examples = examples();
     let all: Vec<&Example> = examples.iter().collect();
     let limits = pack::limits(2 * pack::longest(&examples));
-    ensure!(pack::next(&all, limits)? < all.len(), "one micro-batch holds all examples");
+    ensure!(pack::next(&all, ple::method::Heads::LogProb, limits)? < all.len(), "one micro-batch holds all examples");
     let mut w = Workspace::new(&s, &trainer.model, limits, None)?;
     for _ in 0..4 {
         trainer.step(&mut w, method, &all)?;

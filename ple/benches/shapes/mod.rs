@@ -41,10 +41,17 @@ pub fn model(s: &Stream, name: &str) -> Result<Transformer> {
 
 /// A trainer of a fresh adapter, r 8 on all linears, over such a model.
 pub fn trainer(name: &str, threads: usize) -> Result<Trainer> {
+    trainer_of(name, threads, false)
+}
+
+/// The same; `scalar` says whether the adapter has a scalar head.
+pub fn trainer_of(name: &str, threads: usize, scalar: bool) -> Result<Trainer> {
     let s = Stream::cpu(threads, Isa::from_env()?);
     let mut model = model(&s, name)?;
     let config = AdapterConfig::new(8, 16.0, Targets::AllLinear);
     let disk = adapter::Adapter::fresh(config, &model.modules(), 0, kernels::sample::philox)?;
+    let width = model.config.hidden_size;
+    let disk = if scalar { disk.with_score(width, 0, kernels::sample::philox) } else { disk };
     let lora = Lora::upload(&s, model.base(), disk)?;
     let len = lora.arena().flat().len();
     let slot = model.add_slot(lora)?;

@@ -4,7 +4,7 @@ use crate::digest::Hasher;
 use crate::{Error, Result};
 use model::{Adapter, Transformer, Tune, adapter, weights};
 use runtime::{Stream, host};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::path::Path;
 
 /// Files of a model folder that belong to its tokenizer or are copied as they are.
@@ -39,7 +39,7 @@ pub fn save(s: &Stream, model: &Transformer, tune: Tune, base: &Path, folder: &P
         }
         Tune::Full => {
             model.base().save(s, folder)?;
-            write_config(&base.join(CONFIG), &folder.join(CONFIG))?;
+            write_config(&base.join(CONFIG), &folder.join(CONFIG), model.config.scalar_head)?;
             COMPANIONS.iter().try_for_each(|name| copy(&base.join(name), &folder.join(name)))
         }
     }
@@ -92,14 +92,23 @@ fn read(from: &Path) -> Result<Vec<u8>> {
     Ok(std::fs::read(from).map_err(|source| runtime::Error::File { path: from.to_path_buf(), action: "read", source })?)
 }
 
-/// The configuration beside f32 weights: as it is, but for the element type it names.
-fn write_config(from: &Path, to: &Path) -> Result<()> {
+/// The configuration beside f32 weights: as it is, but for the element type it names, and for its head where that is now scalar.
+fn write_config(from: &Path, to: &Path, scalar: bool) -> Result<()> {
     let bytes = read(from)?;
     let mut config: Map<String, Value> = serde_json::from_slice(&bytes).map_err(|e| Error::file(from, e.to_string()))?;
     let mut changed = false;
     for name in ["torch_dtype", "dtype"] {
         if let Some(value) = config.get_mut(name).filter(|value| **value != "float32") {
             (*value, changed) = ("float32".into(), true);
+        }
+    }
+    if let Some(architecture) = config.get("architectures").and_then(|a| a.get(0)?.as_str()).filter(|_| scalar) {
+        let classifier = architecture.replace("ForCausalLM", "ForSequenceClassification");
+        if classifier != architecture {
+            config.insert("architectures".into(), json!([classifier]));
+            config.insert("id2label".into(), json!({ "0": "LABEL_0" }));
+            config.insert("label2id".into(), json!({ "LABEL_0": 0 }));
+            changed = true;
         }
     }
     let text = if changed { format!("{:#}\n", Value::Object(config)).into_bytes() } else { bytes };
@@ -162,7 +171,7 @@ mod tests {
         ];
         for (given, want) in cases {
             host::write_file(&from, |out| out.write_all(given.as_bytes()))?;
-            write_config(&from, &to)?;
+            write_config(&from, &to, false)?;
             assert_eq!(String::from_utf8_lossy(&read(&to)?), want);
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! `ple rerun RUN`: a run once more, with the settings that its run.json holds, on files that are still the same.
 
-use super::{required, sft, train};
+use super::{pairs, required, sft, train};
 use crate::config::{Command, Config, KEYS, Resume};
 use crate::{Error, Result, open, telemetry};
 use serde_json::{Map, Value};
@@ -20,8 +20,10 @@ pub fn run(c: &Config) -> Result<()> {
     again.check()?;
     match again.command {
         Command::Sft => sft::run(&again),
-        Command::Train => train::run(&again),
-        other => Err(Error::file(&path, format!("config.command: wanted sft or train, got {}", other.name()))),
+        Command::Train | Command::Raft | Command::Rloo | Command::Grpo => train::run(&again),
+        Command::Reward => pairs::reward(&again),
+        Command::Dpo => pairs::dpo(&again),
+        other => Err(Error::file(&path, format!("config.command: wanted one that trains, got {}", other.name()))),
     }
 }
 

@@ -1,16 +1,18 @@
-//! `ple sft`: supervised fine-tuning of an adapter or of every weight.
+//! `ple sft`: supervised fine-tuning of an adapter or of every weight. The loop over rows is that of every method that trains on given
+//! answers.
 
 use super::resume::{self, At, Site};
 use super::{data_line, required, start};
 use crate::checkpoint::Stage;
 use crate::config::Config;
-use crate::data::{self, order};
+use crate::data::{self, Dropped, order};
 use crate::eval::best::Best;
 use crate::log::{self, Log, number};
-use crate::method::{Example, Method, sft::Sft};
+use crate::method::{Example, Group, Heads, Loss, Method, sft::Sft};
 use crate::open::Opened;
-use crate::trainer::{Step, Trainer, Workspace};
-use crate::{Error, Result, checkpoint, logprob, pack};
+use crate::trainer::{self, Step, Trainer, Workspace};
+use crate::{Error, Result, checkpoint, pack, side};
+use model::Adapter;
 use runtime::Arena;
 use serde_json::{Map, json};
 use std::path::Path;
@@ -22,27 +24,50 @@ pub struct Rows {
     pub train: Vec<Example>,
     /// Held out; empty if none were given.
     pub eval: Vec<Example>,
+    /// What the loss reads of them.
+    heads: Heads,
     /// How evaluations are judged, if they are.
     pub best: Option<Best>,
 }
 
 impl Rows {
-    /// Reads and tokenises `path`, and the held-out file of the settings.
-    pub fn read(c: &Config, opened: &Opened, path: &Path, eval: Option<&Path>, tell: &mut dyn FnMut(String)) -> Result<Rows> {
-        let longest = (c.max_length as usize).min(opened.model()?.positions());
+    /// Reads `path`, and the held-out file where there is one: `groups` gives a file's rows, `method` its examples.
+    pub fn read(
+        c: &Config,
+        opened: &Opened,
+        method: &mut dyn Method,
+        path: &Path,
+        eval: Option<&Path>,
+        groups: impl Fn(&Path) -> Result<(Vec<Group>, Dropped)>,
+        tell: &mut dyn FnMut(String),
+    ) -> Result<Rows> {
+        let heads = method.needs().heads;
         let mut of = |path: &Path| -> Result<Vec<Example>> {
-            let (groups, dropped) = data::groups(path, &opened.tokenizer, longest, c.completion_only_loss)?;
-            let (examples, _) = Sft.label(0, groups)?;
+            let (groups, dropped) = groups(path)?;
+            let (examples, _) = method.label(0, groups)?;
             tell(data_line(&path.display().to_string(), examples.len(), &dropped));
             Ok(examples)
         };
         let best = eval.and_then(|_| Best::new(c, opened.tune, &opened.folder));
-        Ok(Rows { train: of(path)?, eval: eval.map(of).transpose()?.unwrap_or_default(), best })
+        Ok(Rows { train: of(path)?, eval: eval.map(of).transpose()?.unwrap_or_default(), heads, best })
+    }
+
+    /// Rows of the supervised stage.
+    pub fn supervised(
+        c: &Config,
+        opened: &Opened,
+        path: &Path,
+        eval: Option<&Path>,
+        tell: &mut dyn FnMut(String),
+    ) -> Result<Rows> {
+        let longest = (c.max_length as usize).min(opened.model()?.positions());
+        let groups = |path: &Path| data::groups(path, &opened.tokenizer, longest, c.completion_only_loss);
+        Rows::read(c, opened, &mut Sft, path, eval, groups, tell)
     }
 
     /// Tokens that a micro-batch must hold.
     pub fn budget(&self, c: &Config) -> usize {
-        pack::longest(self.train.iter().chain(&self.eval)).max(c.max_tokens_per_micro_batch as usize)
+        pack::longest_for(self.heads, self.train.iter().chain(&self.eval)).max(c.max_tokens_per_micro_batch as usize)
     }
 
     /// Optimizer steps of `num_train_epochs` over these rows.
@@ -54,10 +79,23 @@ impl Rows {
 
 /// Runs the command.
 pub fn run(c: &Config) -> Result<()> {
-    let mut opened = Opened::for_training(c)?;
+    let opened = Opened::for_training(c)?;
     let mut said = Vec::new();
     let path = required(&c.dataset_name, "dataset_name")?;
-    let rows = Rows::read(c, &opened, path, c.eval_dataset_name.as_deref(), &mut |line| said.push(line))?;
+    let rows = Rows::supervised(c, &opened, path, c.eval_dataset_name.as_deref(), &mut |line| said.push(line))?;
+    train(c, opened, rows, &Sft, Adapter::Off, said)
+}
+
+/// Trains what was opened on rows: all epochs of a method that samples nothing. `reference` is the frozen policy's slot.
+pub fn train(
+    c: &Config,
+    mut opened: Opened,
+    mut rows: Rows,
+    method: &dyn Method,
+    reference: Adapter,
+    mut said: Vec<String>,
+) -> Result<()> {
+    trainer::supported(&method.needs())?;
     // As in TRL, `max_steps` overrides the epochs.
     let steps = if c.max_steps > 0 { c.max_steps as u64 } else { rows.steps(c) };
     let optimizer = super::optimizer(c, &opened, steps)?;
@@ -71,7 +109,10 @@ pub fn run(c: &Config) -> Result<()> {
     let mut at = At::start(Stage::Sft, 0);
     if let Some(resumed) = &resumed {
         if resumed.stage() != Stage::Sft {
-            return Err(Error::Usage("resume_from_checkpoint: wanted a checkpoint of `ple sft`, got one of `ple train`".into()));
+            return Err(Error::Usage(format!(
+                "resume_from_checkpoint: wanted a checkpoint of `ple {}`, got one of iterations",
+                c.command.name()
+            )));
         }
         resumed.restore(&mut trainer, opened.tune)?;
         at = resumed.at();
@@ -79,8 +120,10 @@ pub fn run(c: &Config) -> Result<()> {
     let mut log = start(c, &opened, &trainer, resumed.as_ref())?;
     said.iter().for_each(|line| log.say(line));
     let mut w = Workspace::new(&trainer.stream, &trainer.model, limits, None::<Arena>)?;
+    side::fill(&trainer, &mut w, reference, method, &mut rows.train)?;
+    side::fill(&trainer, &mut w, reference, method, &mut rows.eval)?;
     let site = Site::new(c, &opened)?;
-    let outcome = stage(c, &mut trainer, &mut w, &rows, steps, &mut log, &mut at, &site);
+    let outcome = stage(c, &mut trainer, &mut w, method, &rows, steps, &mut log, &mut at, &site);
     site.unless_interrupted(outcome, &trainer, &at, &mut log)?;
     if let Some(best) = &rows.best {
         best.load(&trainer, &mut log)?;
@@ -98,6 +141,7 @@ pub fn stage(
     c: &Config,
     trainer: &mut Trainer,
     w: &mut Workspace,
+    method: &dyn Method,
     rows: &Rows,
     steps: u64,
     log: &mut Log,
@@ -111,7 +155,7 @@ pub fn stage(
         let done = trainer.optimizer.steps();
         let due = done == 0 || done == steps || (c.eval_steps > 0 && done.is_multiple_of(u64::from(c.eval_steps)));
         if due && !at.evaluated {
-            let stopped = evaluate(trainer, w, rows, done, log)?;
+            let stopped = evaluate(trainer, w, method, rows, done, log)?;
             at.evaluated = true;
             if stopped {
                 return Ok(());
@@ -131,7 +175,7 @@ pub fn stage(
         let chunk = &order[first..(first + c.batch_size()).min(n)];
         let examples: Vec<&Example> = chunk.iter().map(|&i| &rows.train[i as usize]).collect();
         let span = trace.span("step").with("step", done + 1);
-        let step = trainer.step(w, &Sft, &examples)?;
+        let step = trainer.step(w, method, &examples)?;
         drop(span);
         (at.position, at.tokens, at.evaluated) = (at.position + 1, at.tokens + step.tokens as u64, false);
         let done = done + 1;
@@ -179,24 +223,32 @@ fn tell(log: &mut Log, step: &Step, (done, steps): (u64, u64), epoch: f64, token
     Ok(())
 }
 
-/// Held-out loss, where there are held-out rows; true if the training ends with it.
-fn evaluate(trainer: &Trainer, w: &mut Workspace, rows: &Rows, step: u64, log: &mut Log) -> Result<bool> {
+/// Held-out loss and the method's metrics, where there are held-out rows; true if the training ends with it. A loss that is the mean
+/// over tokens of −logp has a perplexity.
+fn evaluate(trainer: &Trainer, w: &mut Workspace, method: &dyn Method, rows: &Rows, step: u64, log: &mut Log) -> Result<bool> {
     if rows.eval.is_empty() {
         return Ok(false);
     }
     let trace = log.trace.clone();
     let _span = trace.span("eval").with("step", step);
     let examples: Vec<&Example> = rows.eval.iter().collect();
-    let (loss, tokens) = logprob::mean_loss(&trainer.stream, &trainer.model, &mut w.acts, trainer.policy, &examples)?;
-    if !loss.is_finite() {
-        return Err(Error::Numeric(format!("eval_loss is {loss} at step {step}")));
-    }
+    let Loss { value: loss, metrics } = trainer.evaluate(w, method, &examples)?;
     let mut row = Map::new();
     row.insert("step".into(), json!(step));
     row.insert("eval_loss".into(), number(loss));
-    row.insert("eval_perplexity".into(), number(loss.exp()));
-    row.insert("eval_tokens".into(), json!(tokens));
-    log.row(row.clone(), &format!("eval  step {step} loss {loss:.4} perplexity {:.3}", loss.exp()))?;
+    let mut text = format!("eval  step {step} loss {loss:.4}");
+    if metrics.is_empty() {
+        row.insert("eval_perplexity".into(), number(loss.exp()));
+        row.insert("eval_tokens".into(), json!(pack::totals(rows.heads, &examples).tokens));
+        text += &format!(" perplexity {:.3}", loss.exp());
+    }
+    for (name, value) in metrics {
+        row.insert(format!("eval_{name}"), number(value));
+        if let "rewards/accuracies" | "rewards/margins" = name {
+            text += &format!(" {} {value:.4}", name.trim_start_matches("rewards/"));
+        }
+    }
+    log.row(row.clone(), &text)?;
     let judged = rows.best.as_ref().filter(|_| step > 0).map(|best| best.judge(&row, trainer, log)).transpose()?;
     Ok(judged.unwrap_or(false))
 }

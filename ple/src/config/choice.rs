@@ -96,6 +96,80 @@ choice! {
 }
 
 choice! {
+    /// The form of a loss; each method takes its own.
+    LossType {
+        /// sft: the mean of −logp.
+        Nll = "nll",
+        /// The same: TRL's name for computing it in parts.
+        ChunkedNll = "chunked_nll",
+        /// dpo: −log σ(beta·h).
+        Sigmoid = "sigmoid",
+        /// dpo: max(0, 1 − beta·h).
+        Hinge = "hinge",
+        /// dpo: (h − 1/(2 beta))^2, h per token.
+        Ipo = "ipo",
+        /// dpo: without bias where a share `label_smoothing` of the orders is wrong.
+        Robust = "robust",
+        /// dpo: −log σ(beta·h), h per token.
+        SigmoidNorm = "sigmoid_norm",
+        /// grpo: the mean over all tokens of the optimizer batch.
+        Dapo = "dapo",
+    }
+}
+
+choice! {
+    /// What advantages are divided by.
+    Scale {
+        /// The deviation of the group's rewards.
+        Group = "group",
+        /// The deviation of the iteration's rewards.
+        Batch = "batch",
+        /// Nothing.
+        None = "none",
+    }
+}
+
+choice! {
+    /// What a loss falls on.
+    LossOn {
+        /// The answer.
+        Completion = "completion",
+        /// Query and answer.
+        All = "all",
+    }
+}
+
+choice! {
+    /// What `ple train` does with its answers.
+    Recipe {
+        /// PLE.
+        Ple = "ple",
+        /// The authors' released code.
+        Release = "release",
+    }
+}
+
+choice! {
+    /// Weights of the release recipe.
+    WeightMode {
+        /// Σ w·l / Σ w over the optimizer batch.
+        Intended = "intended",
+        /// The plain mean.
+        None = "none",
+    }
+}
+
+choice! {
+    /// In which order queries come.
+    Order {
+        /// Shuffled once a pass.
+        Shuffled = "shuffled",
+        /// As in the file.
+        File = "file",
+    }
+}
+
+choice! {
     /// Weights of the two answers in the weighted branch.
     Weight {
         /// Two-way softmax of the rewards at `ple_weight_temp`.

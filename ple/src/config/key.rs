@@ -13,7 +13,7 @@ pub struct Key {
     /// Words of its flag.
     pub arity: Arity,
     /// Commands that read it, a sum of their bits.
-    pub commands: u16,
+    pub commands: u32,
     /// What a user is told is wanted.
     pub wanted: fn() -> String,
     /// What a shell may offer.

@@ -7,27 +7,37 @@ use super::field::Field;
 use super::key::{Key, keys};
 use std::path::PathBuf;
 
-const SFT: u16 = Command::Sft.bit();
-const TRAIN: u16 = Command::Train.bit();
-const GENERATE: u16 = Command::Generate.bit();
-const SCORE: u16 = Command::Score.bit();
-const LOGPROB: u16 = Command::Logprob.bit();
-const REPORT: u16 = Command::Report.bit();
-const DIFF: u16 = Command::Diff.bit();
-const RERUN: u16 = Command::Rerun.bit();
-const DEMO: u16 = Command::Demo.bit();
-const DOCTOR: u16 = Command::Doctor.bit();
+const SFT: u32 = Command::Sft.bit();
+const PREFER: u32 = Command::Reward.bit();
+const DPO: u32 = Command::Dpo.bit();
+const TRAIN: u32 = Command::Train.bit();
+const RAFT: u32 = Command::Raft.bit();
+const RLOO: u32 = Command::Rloo.bit();
+const GRPO: u32 = Command::Grpo.bit();
+const GENERATE: u32 = Command::Generate.bit();
+const SCORE: u32 = Command::Score.bit();
+const LOGPROB: u32 = Command::Logprob.bit();
+const EVAL: u32 = Command::Eval.bit();
+const REPORT: u32 = Command::Report.bit();
+const DIFF: u32 = Command::Diff.bit();
+const RERUN: u32 = Command::Rerun.bit();
+const DEMO: u32 = Command::Demo.bit();
+const DOCTOR: u32 = Command::Doctor.bit();
+/// Commands that train on the answers of rows.
+const ROWS: u32 = SFT | PREFER | DPO;
+/// Commands that train on answers of their own.
+const LOOP: u32 = TRAIN | RAFT | RLOO | GRPO;
 /// Commands that train.
-const FIT: u16 = SFT | TRAIN;
+const FIT: u32 = ROWS | LOOP;
 /// Commands that sample.
-const SAMPLE: u16 = TRAIN | GENERATE;
+const SAMPLE: u32 = LOOP | GENERATE | EVAL;
 /// Commands that score answers.
-const REWARD: u16 = TRAIN | SCORE;
+const REWARD: u32 = LOOP | SCORE | EVAL;
 /// Commands that turn a file of rows into another.
-const MAP: u16 = GENERATE | SCORE | LOGPROB;
+const MAP: u32 = GENERATE | SCORE | LOGPROB;
 /// Commands that load a model.
-const RUN: u16 = FIT | MAP;
-const ALL: u16 = RUN | REPORT | DIFF | RERUN | DEMO | DOCTOR;
+const RUN: u32 = FIT | MAP | EVAL;
+const ALL: u32 = RUN | REPORT | DIFF | RERUN | DEMO | DOCTOR;
 
 keys! {
     /// Folder of the base model: config.json, weights, tokenizer.
@@ -56,33 +66,33 @@ keys! {
     /// Ours: held-out rows: their loss is reported and, by train, the reward of answers to them.
     eval_dataset_name: Option<PathBuf> = None, FIT;
     /// Rows of a supervised stage before the first iteration, on the same adapter.
-    sft_dataset_name: Option<PathBuf> = None, TRAIN;
-    /// Folder that the run writes (train: with the answers and the adapter that drew them, per iteration).
-    output_dir: Option<PathBuf> = None, FIT | DEMO | RERUN;
+    sft_dataset_name: Option<PathBuf> = None, LOOP;
+    /// Folder that the run writes (sampling methods: with the answers and the adapter that drew them, per iteration).
+    output_dir: Option<PathBuf> = None, FIT | EVAL | DEMO | RERUN;
     /// Ours: the file of results, one line per row (report: the page).
     output_file: Option<PathBuf> = None, MAP | REPORT;
     /// Ours: folders of runs to report on (diff: the two to compare); may be given without the flag.
     runs: Vec<PathBuf> = Vec::new(), REPORT | DIFF | RERUN;
-    /// Tokens of a supervised example; the end is cut off.
+    /// Tokens of a prompt and an answer; the end is cut off (reward: pairs with a longer side are left out).
     max_length: u32 = 1024, FIT;
     /// Tokens of a query, principle included; a longer one is cut at turn boundaries from the left.
     max_prompt_length: u32 = 512, SAMPLE;
     /// Loss on the completion alone; unset means so for rows that have a prompt.
-    completion_only_loss: Option<bool> = None, FIT;
+    completion_only_loss: Option<bool> = None, SFT | LOOP;
 
-    /// Passes over the supervised rows (TRL: 3).
+    /// Passes over the rows (TRL: 3).
     num_train_epochs: f64 = 1.0, FIT;
-    /// Optimizer steps; sft: above 0 it overrides the epochs, train: a limit on the iterations' steps; -1 is neither.
+    /// Optimizer steps; on rows: above 0 it overrides the epochs, sampling methods: a limit on the iterations' steps; -1 is neither.
     max_steps: i64 = -1, FIT;
     /// Examples of an optimizer batch before accumulation; a pair is one.
     per_device_train_batch_size: u32 = 8, FIT;
-    /// Times that many examples make the optimizer batch (train: 8, so that it holds 64 pairs).
+    /// Times that many examples make the optimizer batch (all but sft: 8, so that it holds 64 pairs or groups).
     gradient_accumulation_steps: u32 = 1, FIT;
     /// Ours: token budget of a micro-batch; changes memory and speed, never a result.
     max_tokens_per_micro_batch: u32 = 4096, RUN;
-    /// Highest learning rate of the schedule.
+    /// Highest learning rate of the schedule (reward: 1e-4; dpo, rloo, grpo: 1e-6, as in TRL).
     learning_rate: f64 = 2e-5, FIT;
-    /// Shape of the schedule (sft: linear, train: constant).
+    /// Shape of the schedule (train, raft: constant).
     lr_scheduler_type: Scheduler = Scheduler::Linear, FIT;
     /// Where cosine_with_min_lr ends, as a share of the learning rate.
     min_lr_rate: f64 = 0.1, FIT;
@@ -101,12 +111,13 @@ keys! {
     /// Gradients are scaled down to this norm; 0 is off.
     max_grad_norm: f64 = 1.0, FIT;
     /// Of every random number.
-    seed: u64 = 42, FIT | GENERATE | DEMO;
+    seed: u64 = 42, FIT | GENERATE | EVAL | DEMO;
     /// Steps between lines of the log.
-    logging_steps: u32 = 1, SFT;
+    logging_steps: u32 = 1, ROWS;
     /// Steps between evaluations on eval_dataset_name; 0 is only at the ends (train: above 0, after each iteration too).
     eval_steps: u32 = 0, FIT;
-    /// What an evaluation is judged by: `loss`, `perplexity` or `reward`, with or without `eval_`; unset is loss (train: reward).
+    /// What an evaluation is judged by: `loss`, `perplexity`, `reward` or, on pairs, `rewards/accuracies` or `rewards/margins`, with
+    /// or without `eval_`; unset is loss (sampling methods: reward).
     metric_for_best_model: Option<String> = None, FIT;
     /// Whether more of it is better; unset: not of a loss or a perplexity.
     greater_is_better: Option<bool> = None, FIT;
@@ -127,9 +138,9 @@ keys! {
     /// `true` goes on from the newest whole checkpoint in output_dir, a folder from that one.
     resume_from_checkpoint: Resume = Resume::No, FIT;
 
-    /// Tokens of an answer at most.
+    /// Tokens of an answer at most (rloo, grpo: 512, as in TRL).
     max_completion_length: u32 = 128, SAMPLE;
-    /// Divides the logits when sampling; 0 is greedy.
+    /// Divides the logits when sampling; 0 is greedy (rloo, grpo: 1, the only one that they weigh rightly).
     temperature: f64 = 0.85, SAMPLE;
     /// Keeps the smallest set of tokens with this probability; 1 is off.
     top_p: f64 = 1.0, SAMPLE;
@@ -139,8 +150,8 @@ keys! {
     min_p: f64 = 0.0, SAMPLE;
     /// Makes tokens seen before less likely; 1 is off.
     repetition_penalty: f64 = 1.0, SAMPLE;
-    /// Answers per query.
-    num_generations: u32 = 1, GENERATE;
+    /// Answers per query (raft: 4, rloo: 2, grpo: 8, recipe release: 8).
+    num_generations: u32 = 1, GENERATE | LOOP;
     /// Texts after which an answer ends; the token that completes one is kept.
     stop_strings: Vec<String> = Vec::new(), SAMPLE;
     /// Sequences decoded at once; changes memory and speed, never a result.
@@ -164,27 +175,56 @@ keys! {
     reward_norm: Norm = Norm::Auto, TRAIN;
     /// Where mean and scale of reward_norm come from.
     reward_calib: Calib = Calib::FirstIter, TRAIN;
-    /// Of the dpo rank loss.
-    beta: f64 = 0.1, TRAIN;
+    /// How strongly the reference holds: of dpo and of the dpo rank loss; the factor of the KL term of rloo (0.05) and grpo (0).
+    beta: f64 = 0.1, TRAIN | DPO | RLOO | GRPO;
+
+    /// The form of the loss: dpo `sigmoid` (unset), `hinge`, `ipo`, `robust`, `sigmoid_norm`; sft `nll`; grpo `dapo`.
+    loss_type: Option<LossType> = None, SFT | DPO | GRPO;
+    /// Share of pairs whose order is taken to be wrong: of dpo's `sigmoid` and `robust`, below 0.5.
+    label_smoothing: f64 = 0.0, DPO;
+    /// Adds that many times the mean of (r_chosen + r_rejected)^2, which holds rewards around 0; unset is none.
+    center_rewards_coefficient: Option<f64> = None, PREFER;
+    /// Ratios to the sampling policy count within 1 ± this.
+    epsilon: f64 = 0.2, RLOO | GRPO;
+    /// Advantages of an iteration to mean 0 and deviation 1.
+    normalize_advantages: bool = false, RLOO;
+    /// What advantages are divided by: the deviation of their group, of the iteration, or nothing.
+    scale_rewards: Scale = Scale::Group, GRPO;
+    /// Ours: what the loss falls on; `all` takes the query too, as LMFlow does.
+    raft_loss_on: LossOn = LossOn::Completion, RAFT;
+    /// Ours: answers with this text in them are never chosen.
+    raft_forbidden: Option<String> = None, RAFT;
+    /// Ours: `ple`, or `release`: what the authors' released code does (best and worst of 8 answers, weighted DPO), with its settings.
+    recipe: Recipe = Recipe::Ple, TRAIN;
+    /// Of release: the share of pairs, by reward gap, that have weight 1, per iteration; the last holds on.
+    release_top_frac: Vec<f64> = vec![0.1, 0.2, 0.3, 0.4, 0.5], TRAIN;
+    /// Of release: the other pairs have weight sigmoid(gap / this).
+    release_sigmoid_temp: f64 = 10.0, TRAIN;
+    /// Of release: `intended` weighs over the whole optimizer batch; `none` is what the released code computes.
+    release_weight_mode: WeightMode = WeightMode::Intended, TRAIN;
 
     /// Ours: built-in settings under all files and flags: hh, imdb, tldr, literal; several may be given.
     preset: Vec<String> = Vec::new(), FIT;
     /// The principle as a text.
-    ple_principle: Option<String> = None, SAMPLE;
+    ple_principle: Option<String> = None, TRAIN | GENERATE;
     /// The principle as a file of text.
-    ple_principle_file: Option<PathBuf> = None, SAMPLE;
+    ple_principle_file: Option<PathBuf> = None, TRAIN | GENERATE;
     /// Threshold of iteration 0.
     ple_tau0: f64 = 0.2, TRAIN;
     /// The threshold is multiplied by this each iteration.
     ple_alpha: f64 = 0.9, TRAIN;
     /// The threshold never falls below.
     ple_tau_min: f64 = 0.0, TRAIN;
-    /// Iterations.
-    ple_iters: u32 = 8, TRAIN;
-    /// Queries answered per iteration.
-    ple_queries_per_iter: u32 = 2048, TRAIN;
-    /// Passes over the pairs of an iteration.
-    ple_epochs_per_iter: u32 = 1, TRAIN;
+    /// Iterations (raft: 20; rloo, grpo: 32; recipe release: 5).
+    ple_iters: u32 = 8, LOOP;
+    /// Queries answered per iteration (raft: 1024; rloo, grpo: 512; recipe release: 10240).
+    ple_queries_per_iter: u32 = 2048, LOOP;
+    /// Passes over the examples of an iteration (raft: 4).
+    ple_epochs_per_iter: u32 = 1, LOOP;
+    /// In which order queries come: `shuffled` once a pass, or as in the `file`.
+    ple_order: Order = Order::Shuffled, LOOP;
+    /// Whether moments and schedule of the optimizer go on over the iterations (recipe release: each begins anew).
+    ple_persist_optimizer: bool = true, LOOP;
     /// Loss of the rank branch.
     ple_rank: Rank = Rank::Hinge, TRAIN;
     /// Of the hinge.
@@ -211,10 +251,14 @@ keys! {
     ple_truncated: Truncated = Truncated::Keep, TRAIN;
     /// A pair of identical answers.
     ple_dup: Keep = Keep::Keep, TRAIN;
-    /// Share of pairs with a reward or log-probability that is not finite, above which the run stops.
-    ple_max_nonfinite: f64 = 0.05, TRAIN;
+    /// Share of pairs or groups with a reward or log-probability that is not finite, above which the run stops.
+    ple_max_nonfinite: f64 = 0.05, LOOP;
     /// Factor of the KL term against the reference (estimator k3, per token).
     ple_kl_coef: f64 = 0.0, TRAIN;
+
+    /// Ours: completions of another model (a file of `ple generate`): both are written as pairs for a judge, in both orders; unset
+    /// compares with the rows' own answers, where they have some.
+    against: Option<PathBuf> = None, EVAL;
 
     /// Ours: a third of the demo.
     quick: bool = false, DEMO;

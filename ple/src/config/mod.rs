@@ -23,7 +23,7 @@ mod tests;
 pub mod translate;
 mod yaml;
 
-pub use choice::{Calib, Dtype, Keep, LogFormat, Norm, Rank, Report, Resume, Scheduler, Truncated, Tune, Weight, Worse};
+pub use choice::*;
 pub use field::{Arity, Field, Hint};
 pub use help::help;
 pub use key::Key;
@@ -36,14 +36,26 @@ pub use resolve::{Resolved, Source};
 pub enum Command {
     /// Supervised fine-tuning.
     Sft,
+    /// A reward model from pairs.
+    Reward,
+    /// Direct preference optimisation on pairs.
+    Dpo,
     /// PLE.
     Train,
+    /// Best of K.
+    Raft,
+    /// Leave-one-out.
+    Rloo,
+    /// Group-relative.
+    Grpo,
     /// Answers to queries.
     Generate,
     /// Rewards of given rows.
     Score,
     /// Log-probabilities of given rows.
     Logprob,
+    /// Numbers on a model's answers.
+    Eval,
     /// A page on finished or running runs.
     Report,
     /// The first difference between two runs.
@@ -62,12 +74,18 @@ pub enum Command {
 
 impl Command {
     /// All of them.
-    pub const ALL: [Command; 12] = [
+    pub const ALL: [Command; 18] = [
         Command::Train,
         Command::Sft,
+        Command::Reward,
+        Command::Dpo,
+        Command::Raft,
+        Command::Rloo,
+        Command::Grpo,
         Command::Generate,
         Command::Score,
         Command::Logprob,
+        Command::Eval,
         Command::Report,
         Command::Diff,
         Command::Rerun,
@@ -81,10 +99,16 @@ impl Command {
     pub fn name(self) -> &'static str {
         match self {
             Command::Sft => "sft",
+            Command::Reward => "reward",
+            Command::Dpo => "dpo",
             Command::Train => "train",
+            Command::Raft => "raft",
+            Command::Rloo => "rloo",
+            Command::Grpo => "grpo",
             Command::Generate => "generate",
             Command::Score => "score",
             Command::Logprob => "logprob",
+            Command::Eval => "eval",
             Command::Report => "report",
             Command::Diff => "diff",
             Command::Rerun => "rerun",
@@ -100,9 +124,15 @@ impl Command {
         match self {
             Command::Train => "PLE: sample, score, label, train",
             Command::Sft => "supervised fine-tuning",
+            Command::Reward => "a reward model from pairs of answers (Bradley-Terry)",
+            Command::Dpo => "direct preference optimisation on pairs of answers",
+            Command::Raft => "sample, score, imitate the best of K answers",
+            Command::Rloo => "sample, score, REINFORCE with a leave-one-out baseline",
+            Command::Grpo => "sample, score, REINFORCE with group-relative advantages",
             Command::Generate => "answers to the queries of a file",
             Command::Score => "rewards of given answers",
             Command::Logprob => "per-token log-probabilities of given completions",
+            Command::Eval => "numbers on a model's answers: reward, KL to the base, diversity, overlap with references",
             Command::Report => "a page on runs: ple report RUN...",
             Command::Diff => "the first difference between two runs: ple diff RUN_A RUN_B (exit code 1 if there is one)",
             Command::Rerun => "a run once more, as its run.json says: ple rerun RUN --output_dir NEW",
@@ -120,16 +150,42 @@ impl Command {
         found.ok_or_else(|| Error::Usage(format!("unknown command `{name}`; the nearest known is `{}`", near())))
     }
 
-    pub(crate) const fn bit(self) -> u16 {
+    pub(crate) const fn bit(self) -> u32 {
         1 << self as u8
     }
 
     /// Defaults that differ by command.
     fn adjust(self, config: &mut Config) {
-        if self == Command::Train {
-            config.gradient_accumulation_steps = 8;
-            config.lr_scheduler_type = Scheduler::Constant;
+        let c = config;
+        if self.trains() && self != Command::Sft {
+            c.gradient_accumulation_steps = 8;
         }
+        match self {
+            Command::Train => c.lr_scheduler_type = Scheduler::Constant,
+            Command::Raft => {
+                c.lr_scheduler_type = Scheduler::Constant;
+                c.num_generations = 4;
+                (c.ple_iters, c.ple_queries_per_iter, c.ple_epochs_per_iter) = (20, 1024, 4);
+            }
+            Command::Rloo | Command::Grpo => {
+                (c.num_generations, c.beta) = if self == Command::Rloo { (2, 0.05) } else { (8, 0.0) };
+                (c.learning_rate, c.temperature, c.max_completion_length) = (1e-6, 1.0, 512);
+                (c.ple_iters, c.ple_queries_per_iter) = (32, 512);
+            }
+            Command::Dpo => c.learning_rate = 1e-6,
+            Command::Reward => c.learning_rate = 1e-4,
+            _ => {}
+        }
+    }
+
+    /// Whether it trains on answers that it samples.
+    pub fn samples(self) -> bool {
+        matches!(self, Command::Train | Command::Raft | Command::Rloo | Command::Grpo)
+    }
+
+    /// Whether it trains.
+    pub fn trains(self) -> bool {
+        self.samples() || matches!(self, Command::Sft | Command::Reward | Command::Dpo)
     }
 }
 

@@ -72,7 +72,12 @@ const RULES: &[(&str, Rule)] = &[
     ("eval_strategy", Only(&["no", "steps"], "eval_steps decides")),
     ("save_strategy", Only(&["no", "steps"], "save_steps decides")),
     ("assistant_only_loss", Only(OFF, "conversational rows are not supported yet")),
-    ("loss_type", Only(&["nll", "chunked_nll"], "ple_rank names the rank loss")),
+    ("precompute_ref_log_probs", Ignored("the reference's log-probabilities are always computed once, before the first step")),
+    ("disable_dropout", Ignored("there is no dropout")),
+    ("f_divergence_type", Only(&["reverse_kl"], "the reference is compared by log-ratios alone")),
+    ("reference_free", Only(OFF, "dpo compares with a reference")),
+    ("sync_ref_model", Only(OFF, "the reference is what the run starts from")),
+    ("importance_sampling_level", Only(&["token"], "grpo has a ratio per token, rloo one per answer")),
     ("neftune_noise_alpha", Only(&[], "embedding noise is not supported")),
     ("lora_modules_to_save", Only(&[], "fully trained modules beside an adapter are not supported")),
     ("label_smoothing_factor", Only(&["0", "0.0"], "label smoothing is not supported")),
@@ -97,6 +102,8 @@ pub const RENAMED: &[(&str, &str)] = &[
     ("torch_dtype", "dtype"),
     ("reward_model_path", "reward_model_name_or_path"),
     ("max_new_tokens", "max_completion_length"),
+    ("num_iterations", "ple_epochs_per_iter"),
+    ("num_raft_iteration", "ple_iters"),
 ];
 
 fn spelling(value: &Value) -> String {

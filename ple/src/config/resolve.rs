@@ -49,10 +49,15 @@ impl Resolved {
         given.extend(flags);
         let mut resolved = Resolved { config: Config::defaults(command), sources: Vec::new(), faults: Vec::new() };
         given.iter_mut().for_each(|one| resolved.config.notes.extend(renamed(one)));
-        let (presets, others): (Vec<_>, Vec<_>) = given.into_iter().partition(|g| g.name == "preset");
+        let (presets, others): (Vec<_>, Vec<_>) = given.into_iter().partition(|g| matches!(g.name.as_str(), "preset" | "recipe"));
         presets.into_iter().for_each(|one| resolved.apply(one));
+        let recipe = resolved.config.recipe.name();
+        resolved.beneath(recipe, |config| {
+            preset::recipe(config);
+            Ok(())
+        });
         for name in resolved.config.preset.clone() {
-            resolved.preset(&name);
+            resolved.beneath(&name, |config| preset::apply(config, &name));
         }
         others.into_iter().for_each(|one| resolved.apply(one));
         Ok(resolved)
@@ -71,9 +76,10 @@ impl Resolved {
         }
     }
 
-    fn preset(&mut self, name: &str) {
+    /// What built-in settings of this name change.
+    fn beneath(&mut self, name: &str, change: impl FnOnce(&mut Config) -> Result<()>) {
         let before = self.config.clone();
-        if let Err(fault) = preset::apply(&mut self.config, name) {
+        if let Err(fault) = change(&mut self.config) {
             self.faults.push(fault);
         }
         for key in KEYS {

@@ -5,6 +5,7 @@ use crate::Result;
 pub mod hh;
 pub mod jsonl;
 pub mod order;
+pub mod pairs;
 pub mod prompts;
 pub mod queries;
 pub mod row;
@@ -15,6 +16,7 @@ pub mod tldr;
 
 pub use jsonl::Lines;
 pub use order::{draw, shuffle};
+pub use pairs::{Fit, pairs};
 pub use prompts::{Prompt, prompts};
 pub use queries::{Query, queries, query};
 pub use row::{Row, RowKind};
@@ -41,12 +43,14 @@ pub struct Dropped {
     pub short: u32,
     /// Rows whose prompt leaves no room within the length limit.
     pub long: u32,
+    /// Pairs of equal answers.
+    pub identical: u32,
 }
 
 impl Dropped {
     /// All of them.
     pub fn total(&self) -> u32 {
-        self.other_prompt + self.empty_reply + self.short + self.long
+        self.other_prompt + self.empty_reply + self.short + self.long + self.identical
     }
 
     /// Adds the counts of a later stage over the same rows.
@@ -55,12 +59,17 @@ impl Dropped {
         self.empty_reply += later.empty_reply;
         self.short += later.short;
         self.long += later.long;
+        self.identical += later.identical;
     }
 }
 
 impl std::fmt::Display for Dropped {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Dropped { other_prompt, empty_reply, short, long } = self;
-        write!(f, "{other_prompt} without a common prompt, {empty_reply} with an empty reply, {short} too short, {long} too long")
+        let Dropped { other_prompt, empty_reply, short, long, identical } = self;
+        write!(
+            f,
+            "{other_prompt} without a common prompt, {empty_reply} with an empty reply, {short} too short, {long} too long"
+        )?;
+        if *identical > 0 { write!(f, ", {identical} with equal answers") } else { Ok(()) }
     }
 }

@@ -42,3 +42,10 @@ pub fn draw(iteration: u32, count: u32, n: u32, seed: u64) -> Vec<u32> {
     }
     drawn
 }
+
+/// The queries of an iteration in the order of the file: the next `count` of 0..n, from the beginning again at each wrap.
+pub fn in_file(iteration: u32, count: u32, n: u32) -> Vec<u32> {
+    let first = u64::from(iteration) * u64::from(count);
+    let at = |i: u64| ((first + i) % u64::from(n.max(1))) as u32;
+    (0..u64::from(count)).filter(|_| n > 0).map(at).collect()
+}

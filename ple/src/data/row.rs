@@ -83,7 +83,7 @@ impl Row {
 }
 
 /// A field that must be a text with something in it.
-fn text(lines: &Lines, line: &Line, name: &str) -> Result<String> {
+pub(super) fn text(lines: &Lines, line: &Line, name: &str) -> Result<String> {
     match line.fields.get(name) {
         Some(Value::String(s)) if !s.is_empty() => Ok(s.clone()),
         Some(Value::String(_)) => Err(lines.error(line.line, format!("field {name}: wanted a text, got an empty one"))),

@@ -36,7 +36,7 @@ pub fn groups(
         };
         let whole = completion_only == Some(false);
         match example(tokens, prompt, ids, max_length, whole) {
-            Ok((prompt, answer)) => groups.push(Group { row: line.row, prompt, sides: vec![vec![answer]] }),
+            Ok((prompt, answer)) => groups.push(Group { row: line.row, prompt, sides: vec![vec![answer]], ..Group::default() }),
             Err(Left::Long) => dropped.long += 1,
             Err(Left::Short) => dropped.short += 1,
         }
@@ -58,13 +58,13 @@ pub fn pair(tokens: &dyn Tokens, prompt: &str, completion: &str) -> Result<(Vec<
 }
 
 /// Why a row is left out.
-enum Left {
+pub(super) enum Left {
     Short,
     Long,
 }
 
 /// Ends the answer, cuts its end off, and joins it with the prompt if the loss falls on both.
-fn example(
+pub(super) fn example(
     tokens: &dyn Tokens,
     mut prompt: Vec<u32>,
     mut ids: Vec<u32>,
@@ -89,5 +89,5 @@ fn example(
         return Err(Left::Short);
     }
     let finished = ids.last().copied() == tokens.eos() && tokens.eos().is_some();
-    Ok((prompt, Answer { ids, logps: Vec::new(), finished, reward: f64::NAN }))
+    Ok((prompt, Answer { ids, finished, reward: f64::NAN, ..Answer::default() }))
 }

@@ -4,9 +4,6 @@
 
 use crate::command::{sft, train};
 use crate::config::{Command, Config};
-use crate::method::raft::Raft;
-use crate::open::Opened;
-use crate::reward::Rewards;
 use crate::{Error, Result, checkpoint, log};
 use runtime::host;
 use serde_json::{Value, json};
@@ -178,38 +175,33 @@ impl Demo {
         sft::run(&self.settings(Command::Sft, words, &pairs)?)
     }
 
-    /// Settings of both runs that go on from the supervised adapter.
-    fn aligned(&self, name: &str) -> Result<Config> {
+    /// Settings of both runs that go on from the supervised adapter; `more` are those of one of them.
+    fn aligned(&self, command: Command, name: &str, more: &[(&str, String)]) -> Result<Config> {
         let pairs = [
             ("model_name_or_path", self.at("model")),
             ("adapter", self.at("sft")),
             ("dataset_name", self.at("data/queries.jsonl")),
             ("output_dir", self.at(name)),
             ("reward_funcs", format!("lexicon:{}", self.at("lexicon.txt"))),
-            ("ple_principle", grammar::PRINCIPLE.into()),
             ("ple_iters", self.plan.iterations.to_string()),
             ("ple_queries_per_iter", self.plan.queries.to_string()),
             ("learning_rate", self.plan.learning_rate.to_string()),
         ];
+        let pairs = [&pairs[..], more].concat();
         let words = "--per_device_train_batch_size 16 --gradient_accumulation_steps 1 \
             --max_prompt_length 32 --max_completion_length 40 --temperature 1";
-        self.settings(Command::Train, words, &pairs)
+        self.settings(command, words, &pairs)
     }
 
     /// PLE.
     pub fn ple(&self) -> Result<()> {
-        train::run(&self.aligned("ple")?)
+        train::run(&self.aligned(Command::Train, "ple", &[("ple_principle", grammar::PRINCIPLE.into())])?)
     }
 
     /// Best of two.
     pub fn raft(&self) -> Result<()> {
-        let c = self.aligned("raft")?;
-        self.say(&format!(
-            "      (with method::raft in the place of PLE, best of {ANSWERS}: a yardstick of the library, not a command)"
-        ));
-        let mut opened = Opened::for_training(&c)?;
-        let rewards = Rewards::load(&c, Some(&mut opened))?;
-        train::run_method(&c, opened, rewards, &mut Raft::new(&c, ANSWERS))
+        let more = [("num_generations", ANSWERS.to_string()), ("ple_epochs_per_iter", "1".to_string())];
+        train::run(&self.aligned(Command::Raft, "raft", &more)?)
     }
 }
 

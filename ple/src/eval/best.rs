@@ -2,7 +2,7 @@
 //! early. The meanings are those of the Hugging Face trainer; its state (`best_*`, the count of early stopping) lies in
 //! `trainer_state.json`, so a run that goes on from a checkpoint goes on judging.
 
-use crate::config::{Command, Config};
+use crate::config::Config;
 use crate::log::Log;
 use crate::telemetry::TrainerState;
 use crate::trainer::Trainer;
@@ -37,11 +37,11 @@ impl Best {
     pub fn new(c: &Config, tune: Tune, base: &Path) -> Option<Best> {
         let asked = c.load_best_model_at_end || c.early_stopping_patience > 0 || c.metric_for_best_model.is_some();
         let output = c.output_dir.as_ref().filter(|_| asked && c.eval_dataset_name.is_some())?;
-        let default = if c.command == Command::Train { "reward" } else { "loss" };
+        let default = if c.command.samples() { "reward" } else { "loss" };
         let metric = c.metric_for_best_model.as_deref().unwrap_or(default);
         let metric = format!("eval_{}", metric.strip_prefix("eval_").unwrap_or(metric));
         Some(Best {
-            greater: c.greater_is_better.unwrap_or(metric == "eval_reward"),
+            greater: c.greater_is_better.unwrap_or(metric.starts_with("eval_reward")),
             metric,
             load: c.load_best_model_at_end,
             patience: c.early_stopping_patience.into(),
@@ -95,6 +95,7 @@ impl Best {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Command;
 
     fn verdicts(words: &str, values: &[f64]) -> Vec<(bool, bool)> {
         let mut c = Config::defaults(Command::Train);

@@ -1,12 +1,20 @@
 //! What a training method is: arithmetic on log-probabilities. A method does no I/O and starts no generation; the trainer
 //! samples, scores, packs and steps for it. A new method is one file here and one line in [`crate::trainer`].
 
-use crate::Result;
 use crate::config::Config;
+use crate::{Error, Result};
 use model::{Batch, Columns};
 
+#[cfg(test)]
+mod baselines;
+pub mod dpo;
+pub(crate) mod group;
+pub mod grpo;
 pub mod ple;
 pub mod raft;
+pub mod release;
+pub mod reward_model;
+pub mod rloo;
 pub mod sft;
 #[cfg(test)]
 mod tests;
@@ -90,6 +98,11 @@ impl Needs {
     pub fn logp() -> Needs {
         Needs { heads: Heads::LogProb, inv_temperature: 1.0, reference: false, old_logp: false, value: false }
     }
+
+    /// The scalar head at the last token of each answer: one loss row per answer.
+    pub fn scalar() -> Needs {
+        Needs { heads: Heads::Scalar, ..Needs::logp() }
+    }
 }
 
 /// One answer of a group: sampled and scored, or given by the row.
@@ -103,6 +116,8 @@ pub struct Answer {
     pub finished: bool,
     /// The raw reward; NaN for given answers.
     pub reward: f64,
+    /// As it was scored, without special tokens; empty for given answers.
+    pub text: String,
 }
 
 /// All answers to one row, in (side, sample) order.
@@ -114,6 +129,8 @@ pub struct Group {
     pub prompt: Vec<u32>,
     /// `sides[side][sample]`; for Rollout::None one side with the row's own answers.
     pub sides: Vec<Vec<Answer>>,
+    /// Of a row with two answers: by how much the first must be better.
+    pub margin: f64,
 }
 
 /// What one optimizer step is made of: a prompt, the answers trained under it, and the method's branch.
@@ -129,6 +146,10 @@ pub struct Example {
     pub weights: Vec<f32>,
     /// Per loss row: log-probability under the reference (`Columns::ref_logp`); empty if unused.
     pub ref_logp: Vec<f32>,
+    /// Per loss row: log-probability under the policy that sampled it (`Columns::old_logp`); empty if unused.
+    pub old_logp: Vec<f32>,
+    /// Per loss row (`Columns::advantage`): the trainer fills it from [`Method::advantages`]; empty if unused.
+    pub advantage: Vec<f32>,
     /// The method's own branch (`Batch::tags`).
     pub tag: u32,
     /// Which of the groups that [`Method::label`] was given it came from: rows may repeat within an iteration.
@@ -140,6 +161,8 @@ pub struct Example {
 pub struct Totals {
     /// Examples: a pair or a group is one.
     pub examples: f64,
+    /// Answers of all examples.
+    pub answers: f64,
     /// Loss rows.
     pub tokens: f64,
     /// Sum of `Columns::weight`.
@@ -202,6 +225,51 @@ pub trait Method {
 
     /// The reverse of [`Method::state`].
     fn restore(&mut self, state: &serde_json::Value) -> Result<()>;
+}
+
+/// Groups of two given answers, the better one first, as examples.
+pub(crate) fn pair_examples(method: &str, groups: Vec<Group>) -> Result<Vec<Example>> {
+    let example = |(i, group): (usize, Group)| {
+        let answers: Vec<Vec<u32>> = group.sides.into_iter().flatten().map(|answer| answer.ids).collect();
+        if answers.len() != 2 {
+            let (row, n) = (group.row, answers.len());
+            return Err(Error::Usage(format!("{method}: row {row}: wanted two answers, got {n}")));
+        }
+        Ok(Example { row: group.row, prompt: group.prompt, answers, group: i as u32, ..Example::default() })
+    };
+    groups.into_iter().enumerate().map(example).collect()
+}
+
+/// The two answers of every example with their spans of the loss rows; another number of answers is an error.
+pub(crate) fn pairs<'a>(method: &'a str, batch: &'a Batch) -> impl Iterator<Item = Result<[model::Span; 2]>> + 'a {
+    batch.examples.iter().map(move |span| match batch.sequences.get(span.range()) {
+        Some([first, second]) => Ok([*first, *second]),
+        _ => Err(model::Error::Batch(format!("{method}: wanted 2 answers per example, got {}", span.len())).into()),
+    })
+}
+
+/// Σ in f64, in order.
+pub(crate) fn sum(values: &[f32]) -> f64 {
+    values.iter().map(|v| f64::from(*v)).sum()
+}
+
+/// log(1 + e^x), without overflow; −log σ(x) = softplus(−x).
+pub(crate) fn softplus(x: f64) -> f64 {
+    x.max(0.0) + (-x.abs()).exp().ln_1p()
+}
+
+/// A loss that must not be stepped on.
+pub(crate) fn finite(method: &str, value: f64) -> Result<f64> {
+    if value.is_finite() { Ok(value) } else { Err(Error::Numeric(format!("{method}: loss is {value}; wanted a finite number"))) }
+}
+
+/// A column that the loss reads: `[M]`, or an error.
+pub(crate) fn column<'a>(method: &str, name: &str, column: &'a [f32], batch: &Batch) -> Result<&'a [f32]> {
+    let (wanted, got) = (batch.loss_rows(), column.len());
+    if wanted == got {
+        return Ok(column);
+    }
+    Err(model::Error::Batch(format!("{method}: wanted {name} of {wanted} loss rows, got {got}")).into())
 }
 
 /// The lengths of a loss: `[M]` log-probabilities and their gradients, values `[M]` or empty.

@@ -10,7 +10,9 @@
 //! e^d − 1 − d, d = logp^ref − logp (estimator k3).
 //! Source: ALGORITHMS §6.2–§6.6; branches and threshold after Liu et al., PLE, ICML 2025, the forms of the losses are ours.
 
-use super::{Example, Group, Loss, Method, Metrics, Needs, Outputs, Rollout, Sampling, Side, Totals, check_outputs};
+use super::{
+    Example, Group, Loss, Method, Metrics, Needs, Outputs, Rollout, Sampling, Side, Totals, check_outputs, finite, softplus, sum,
+};
 use crate::config::{Config, Rank};
 use crate::reward::norm::{Normalisation, sigmoid};
 use crate::{Error, Result};
@@ -70,7 +72,6 @@ impl Ple {
 
     /// One answer's log-probabilities as sums.
     fn seq(&self, logp: &[f32], reference: &[f32]) -> Seq {
-        let sum = |values: &[f32]| values.iter().map(|v| f64::from(*v)).sum::<f64>();
         let len = if self.config.ple_len_norm { logp.len() as f64 } else { 1.0 };
         Seq { sum: sum(logp), reference: sum(reference), len, m: sum(logp) / len }
     }
@@ -87,10 +88,6 @@ struct Seq {
     len: f64,
     /// sum / len.
     m: f64,
-}
-
-fn softplus(x: f64) -> f64 {
-    x.max(0.0) + (-x.abs()).exp().ln_1p()
 }
 
 impl Method for Ple {
@@ -160,9 +157,7 @@ impl Method for Ple {
         }
         let kl = if reference.is_empty() { None } else { Some(self.kl(totals, &out, reference, dout.logp)) };
         let value = sums.value / totals.examples + kl.filter(|_| c.ple_kl_coef > 0.0).map_or(0.0, |kl| c.ple_kl_coef * kl);
-        if !value.is_finite() {
-            return Err(Error::Numeric(format!("ple: loss is {value}; wanted a finite number")));
-        }
+        let value = finite("ple", value)?;
         Ok(Loss { value, metrics: sums.metrics(totals.examples, kl) })
     }
 

@@ -1,8 +1,8 @@
 //! Supervised fine-tuning: L = −Σ logp / N over all loss rows, N = loss rows of the whole optimizer batch; d L / d logp = −1/N.
 //! Source: ALGORITHMS §3.2 (TRL's SFTTrainer with `num_items_in_batch`).
 
-use super::{Example, Group, Loss, Method, Metrics, Needs, Outputs, Rollout, Totals, check_outputs};
-use crate::{Error, Result};
+use super::{Example, Group, Loss, Method, Metrics, Needs, Outputs, Rollout, Totals, check_outputs, finite, sum};
+use crate::Result;
 use model::Batch;
 
 /// The method has no state: it trains the rows' own answers.
@@ -30,10 +30,7 @@ impl Method for Sft {
         check_outputs(batch, &out, &dout)?;
         dout.value.fill(0.0);
         dout.logp.fill((-1.0 / totals.tokens) as f32);
-        let value = -out.logp.iter().map(|l| f64::from(*l)).sum::<f64>() / totals.tokens;
-        if !value.is_finite() {
-            return Err(Error::Numeric(format!("sft: loss is {value}; wanted a finite number")));
-        }
+        let value = finite("sft", -sum(out.logp) / totals.tokens)?;
         Ok(Loss { value, metrics: Vec::new() })
     }
 

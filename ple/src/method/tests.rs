@@ -38,7 +38,7 @@ fn batch(examples: &[Given<'_>]) -> (Batch, Vec<f32>) {
 }
 
 fn totals(batch: &Batch) -> Totals {
-    Totals { examples: batch.examples.len() as f64, tokens: batch.loss_rows() as f64, weight: 0.0 }
+    Totals { examples: batch.examples.len() as f64, tokens: batch.loss_rows() as f64, ..Totals::default() }
 }
 
 fn run(method: &dyn Method, totals: &Totals, batch: &Batch, logp: &[f32]) -> Result<(Loss, Vec<f32>)> {
@@ -127,9 +127,10 @@ fn golden_ple_from_rewards_to_loss() {
         sides: [(n + 2, rewards[n].0), (n, rewards[n].1)]
             .map(|(s, reward)| {
                 let ids = (0..logps[s].len() as u32).map(|i| 10 + 7 * s as u32 + i).collect();
-                vec![Answer { ids, logps: logps[s].clone(), finished: true, reward }]
+                vec![Answer { ids, logps: logps[s].clone(), finished: true, reward, ..Answer::default() }]
             })
             .to_vec(),
+        ..Group::default()
     };
     let (examples, metrics) = ple.label(0, vec![group(0), group(1)]).unwrap();
     assert_eq!((examples[0].tag, examples[1].tag), (GUIDED_HIGHER, WEIGHTED));
@@ -153,7 +154,7 @@ fn golden_ple_from_rewards_to_loss() {
 
 /// dlogp against central differences of the loss, every loss row; steps of 2^-8 are exact in f32.
 fn check_gradient(method: &dyn Method, b: &Batch, logp: &[f32], name: &str) {
-    let totals = Totals { examples: 5.0, tokens: 31.0, weight: 0.0 };
+    let totals = Totals { examples: 5.0, tokens: 31.0, ..Totals::default() };
     let (_, dlogp) = run(method, &totals, b, logp).unwrap();
     for n in 0..logp.len() {
         let mut moved = [logp.to_vec(), logp.to_vec()];
@@ -254,11 +255,11 @@ fn malformed_batches_are_errors() {
 
 /// An answer of these ids and the end token.
 fn answer(reward: f64, ids: &[u32]) -> Answer {
-    Answer { ids: [ids, &[2]].concat(), logps: vec![-1.0; ids.len() + 1], finished: true, reward }
+    Answer { ids: [ids, &[2]].concat(), logps: vec![-1.0; ids.len() + 1], finished: true, reward, ..Answer::default() }
 }
 
 fn group(plain: Answer, guided: Answer) -> Group {
-    Group { row: 7, prompt: vec![1], sides: vec![vec![plain], vec![guided]] }
+    Group { row: 7, prompt: vec![1], sides: vec![vec![plain], vec![guided]], ..Group::default() }
 }
 
 /// Labels one pair of rewards in [0, 1] at tau 0.2.
@@ -420,7 +421,7 @@ fn what_the_methods_ask_for() {
     assert!(Ple::new(&config(|c| c.ple_rank = Rank::Dpo), true).needs().reference);
     assert!(Ple::new(&config(|c| c.ple_kl_coef = 0.1), true).needs().reference);
     assert_eq!((Sft.rollout(3), Sft.needs()), (Rollout::None, Needs::logp()));
-    let given = Group { row: 4, prompt: vec![1], sides: vec![vec![answer(f64::NAN, &[9])]] };
+    let given = Group { row: 4, prompt: vec![1], sides: vec![vec![answer(f64::NAN, &[9])]], ..Group::default() };
     let (examples, _) = Sft.label(0, vec![given]).unwrap();
     assert_eq!(examples, [Example { row: 4, prompt: vec![1], answers: vec![vec![9, 2]], ..Example::default() }]);
 }

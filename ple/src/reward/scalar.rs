@@ -11,7 +11,7 @@ use super::{Reward, Scored};
 use crate::open::{Opened, fits};
 use crate::{Error, Result, interrupt};
 use model::{Adapter, Batch, Config, Head, Keep, Limits, Parent, ScalarHead, Tokenizer, Transformer};
-use runtime::Stream;
+use runtime::{Stream, View};
 use std::path::{Path, PathBuf};
 
 /// A scalar head on a checkpoint or on an adapter slot.
@@ -70,13 +70,18 @@ impl Scalar {
     /// The ids of a text as the head reads it.
     pub fn ids(&self, config: &Config, prompt: &str, completion: &str) -> Result<Vec<u32>> {
         let mut ids = self.tokenizer.encode(&format!("{prompt}{completion}"), true)?;
-        let ends =
-            || self.tokenizer.eos.iter().chain(&config.eos_token_ids).copied().filter(|id| (*id as usize) < config.vocab_size);
-        if !ids.last().is_some_and(|last| ends().any(|end| end == *last)) {
-            ids.extend(ends().next());
+        let ends = ends(&self.tokenizer, config);
+        if !ids.last().is_some_and(|last| ends.contains(last)) {
+            ids.extend(ends.first());
         }
         Ok(ids)
     }
+}
+
+/// The ids that end a text; the first is the one that is appended.
+pub fn ends(tokenizer: &Tokenizer, config: &Config) -> Vec<u32> {
+    let all = tokenizer.eos.iter().chain(&config.eos_token_ids).copied();
+    all.filter(|id| (*id as usize) < config.vocab_size).collect()
 }
 
 impl Reward for Scalar {
@@ -101,7 +106,7 @@ impl Reward for Scalar {
             Err(Error::file(&self.folder, format!("row {}: wanted a text of 1 to {most} tokens, got {}", t.row, ids.len())))
         };
         let ids = texts.iter().map(one).collect::<Result<Vec<_>>>()?;
-        let scores = last_token(&self.stream, model, adapter, &self.head, &ids, self.budget)?;
+        let scores = last_token(&self.stream, model, adapter, self.head.weight.view(), &ids, self.budget)?;
         Ok(scores.into_iter().map(f64::from).collect())
     }
 }
@@ -115,7 +120,7 @@ pub fn last_token(
     s: &Stream,
     model: &Transformer,
     adapter: Adapter,
-    head: &ScalarHead,
+    head: View<'_>,
     texts: &[Vec<u32>],
     budget: usize,
 ) -> Result<Vec<f32>> {

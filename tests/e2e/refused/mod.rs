@@ -4,6 +4,7 @@
 mod adapters;
 mod devices;
 mod disks;
+mod methods;
 mod models;
 mod numbers;
 mod rewards;

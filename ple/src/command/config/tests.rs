@@ -117,7 +117,7 @@ fn a_file_of_trl_is_translated() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("trl.yaml");
     let trl = "model_name_or_path: ./m\ntorch_dtype: bfloat16\ndataset_name: d.jsonl\nlearning_rate: 1.0e-5\nvllm_mode: server\n\
-        max_new_tokens: 53\ndataset_train_split: train\nnum_generations: 8\nreward_weights: [1, 0.5]\nreport_to: [tensorboard]\n";
+        max_new_tokens: 53\ndataset_train_split: train\nlabel_smoothing: 0.1\nreward_weights: [1, 0.5]\nreport_to: [tensorboard]\n";
     std::fs::write(&path, trl).unwrap();
     let found = Translated::read(Command::Train, &path).unwrap();
     assert_eq!(
@@ -131,7 +131,7 @@ fn a_file_of_trl_is_translated() {
         [
             "line 5: vllm_mode: answers are generated here",
             "line 7: dataset_train_split: this value changes nothing",
-            "line 8: num_generations: not a setting of `ple train` (of: generate)",
+            "line 8: label_smoothing: not a setting of `ple train` (of: dpo)",
         ]
     );
     let c = again(Command::Train, &found.text());

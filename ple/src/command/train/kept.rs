@@ -18,7 +18,7 @@ use std::path::Path;
 const CHUNK: usize = 64;
 
 /// Settings that answers and rewards depend on, beside the policy and the seed.
-const READ: [&str; 19] = [
+const READ: [&str; 21] = [
     "model_name_or_path",
     "init_from_config",
     "dtype",
@@ -35,6 +35,8 @@ const READ: [&str; 19] = [
     "ple_principle",
     "ple_principle_file",
     "ple_queries_per_iter",
+    "ple_order",
+    "num_generations",
     "reward_funcs",
     "reward_model_name_or_path",
     "reward_weights",

@@ -4,17 +4,17 @@
 use super::resume::{self, Resumed, Site};
 use super::{required, sft, start};
 use crate::checkpoint::{Drawn as Policy, Stage};
-use crate::config::{Config, Resume};
+use crate::config::{Command, Config, Order, Recipe, Resume};
 use crate::data::{self, Prompt, order};
 use crate::journal::Head;
 use crate::log::{self, Log, number};
-use crate::method::{Example, Method, Sampling, Side, ple::Ple};
+use crate::method::{Example, Method, Sampling, Side, grpo::Grpo, ple::Ple, raft::Raft, release::Release, rloo::Rloo};
 use crate::open::Opened;
 use crate::progress::{self, Bars, Table};
 use crate::reward::{Rewards, Scores};
 use crate::rollout::{self, Gap, Sample, Sampler, Store};
 use crate::trainer::{self, Step, Trainer, Workspace};
-use crate::{Error, Result, checkpoint, interrupt, logprob};
+use crate::{Error, Result, checkpoint, interrupt, side};
 use held_out::HeldOut;
 use kept::Kept;
 use model::{Adapter, CacheLimits, KvCache, Limits};
@@ -28,6 +28,8 @@ mod held_out;
 mod kept;
 mod prepare;
 mod record;
+
+pub use prepare::reference;
 
 /// What an iteration starts from, fixed for the run.
 struct Run<'a> {
@@ -84,12 +86,18 @@ impl Progress {
     }
 }
 
-/// Runs the command.
+/// Runs `ple train`, `raft`, `rloo` or `grpo`: the loop with the method that the command names.
 pub fn run(c: &Config) -> Result<()> {
     let mut opened = Opened::for_training(c)?;
     let rewards = Rewards::load(c, Some(&mut opened))?;
-    let mut method = Ple::new(c, rewards.unit());
-    run_method(c, opened, rewards, &mut method)
+    let mut method: Box<dyn Method> = match (c.command, c.recipe) {
+        (Command::Raft, _) => Box::new(Raft::new(c, c.num_generations)),
+        (Command::Rloo, _) => Box::new(Rloo::new(c)),
+        (Command::Grpo, _) => Box::new(Grpo::new(c)),
+        (_, Recipe::Release) => Box::new(Release::new(c)),
+        (_, Recipe::Ple) => Box::new(Ple::new(c, rewards.unit())),
+    };
+    run_method(c, opened, rewards, method.as_mut())
 }
 
 /// Runs the loop with a method that samples on every iteration, on what has been opened for training. The settings of the loop are
@@ -248,9 +256,7 @@ impl Run<'_> {
         method.remarks(&labelled).iter().for_each(|text| progress.log.say(&format!("note  {text}")));
         let mut metrics: Metrics = labelled.into_iter().map(|(name, value)| (name.to_string(), value)).collect();
         metrics.extend(self.rollout_metrics(&drawn, gap, &times));
-        if method.needs().reference {
-            self.fill_reference(trainer, &mut w, &mut drawn.examples)?;
-        }
+        side::fill(trainer, &mut w, self.reference, method, &mut drawn.examples)?;
         drawn.metrics = metrics;
         drop(span);
         if progress.at.drawn.is_none() {
@@ -307,6 +313,9 @@ impl Run<'_> {
         let batches = examples.len().div_ceil(c.batch_size());
         let (whole, mut done) = (batches * c.ple_epochs_per_iter as usize, progress.done(batches));
         let (skipped, mut losses, began) = (done, 0.0, progress.at.tokens);
+        if done == 0 && whole > 0 && !c.ple_persist_optimizer {
+            trainer.optimizer.begin_again(&trainer.stream, whole as u64)?;
+        }
         let bar = progress.log.bars.phase(&format!("iter {iteration} steps"), whole);
         let at = |tokens: u64| At { iteration, tokens: tokens as usize, seconds: clock.elapsed().as_secs_f64(), metrics };
         while done < whole {
@@ -359,7 +368,11 @@ impl Run<'_> {
 
     /// The iteration's queries, and how often each row came before among them.
     fn queries(&self, iteration: u32) -> (Vec<Prompt>, Vec<u32>) {
-        let drawn = data::draw(iteration, self.c.ple_queries_per_iter, self.prompts.len() as u32, self.c.seed);
+        let (wanted, all) = (self.c.ple_queries_per_iter, self.prompts.len() as u32);
+        let drawn = match self.c.ple_order {
+            Order::Shuffled => data::draw(iteration, wanted, all, self.c.seed),
+            Order::File => data::order::in_file(iteration, wanted, all),
+        };
         let prompts: Vec<Prompt> = drawn.iter().map(|&i| self.prompts[i as usize].clone()).collect();
         let mut seen = std::collections::HashMap::new();
         let repeats = prompts.iter().map(|p| *seen.entry(p.row).and_modify(|n| *n += 1).or_insert(0u32)).collect();
@@ -386,12 +399,5 @@ impl Run<'_> {
             bar.at(p.finished, p.tokens);
             interrupt::watch()
         })
-    }
-
-    fn fill_reference(&self, trainer: &Trainer, w: &mut Workspace, examples: &mut [Example]) -> Result<()> {
-        let all: Vec<&Example> = examples.iter().collect();
-        let logps = logprob::score(&trainer.stream, &trainer.model, &mut w.acts, self.reference, &all)?;
-        examples.iter_mut().zip(logps).for_each(|(example, logps)| example.ref_logp = logps);
-        Ok(())
     }
 }

@@ -5,7 +5,7 @@ use super::super::{data_line, prompt_budget, required, sft};
 use crate::config::Config;
 use crate::data::{self, Prompt};
 use crate::log::Log;
-use crate::method::{Method, Rollout, Side};
+use crate::method::{Method, Rollout, Side, sft::Sft};
 use crate::open::Opened;
 use crate::pack;
 use crate::principle::Principle;
@@ -81,7 +81,7 @@ pub(super) fn prompts(
 
 pub(super) fn supervised_rows(c: &Config, opened: &Opened, tell: &mut dyn FnMut(String)) -> Result<Option<sft::Rows>> {
     let Some(path) = &c.sft_dataset_name else { return Ok(None) };
-    sft::Rows::read(c, opened, path, None, tell).map(Some)
+    sft::Rows::supervised(c, opened, path, None, tell).map(Some)
 }
 
 /// The supervised stage, on the adapter that the iterations go on training; its optimizer is its own. `resumed` is a checkpoint
@@ -104,18 +104,18 @@ pub(super) fn supervise(
     if let Some(resumed) = resumed {
         resumed.restore(trainer, site.tune())?;
     }
-    sft::stage(c, trainer, &mut w, rows, steps, log, at, site)?;
+    sft::stage(c, trainer, &mut w, &Sft, rows, steps, log, at, site)?;
     trainer.optimizer = later;
     Ok(w.into_overlay())
 }
 
 /// The slot of the frozen reference: a copy of the given adapter, or Off if the run starts without one.
-pub(super) fn reference(c: &Config, opened: &mut Opened, method: &dyn Method) -> Result<Adapter> {
+pub fn reference(c: &Config, opened: &mut Opened, method: &dyn Method) -> Result<Adapter> {
     match &c.adapter {
         _ if !method.needs().reference => Ok(Adapter::Off),
-        None if c.tune == crate::config::Tune::Full => {
-            Err(Error::Usage("tune full has no reference: ple_rank dpo and ple_kl_coef want tune lora".into()))
-        }
+        None if c.tune == crate::config::Tune::Full => Err(Error::Usage(
+            "tune: wanted lora where a reference is needed (full has no weights left to compare with), got full".into(),
+        )),
         None if c.sft_dataset_name.is_some() => {
             Err(Error::Usage("a reference after a supervised stage: run `ple sft` first and give its folder as adapter".into()))
         }

@@ -45,7 +45,9 @@ fn labels<'a>(samples: &[Sample], examples: &'a [Example]) -> Vec<Label<'a>> {
     for example in examples {
         let of_query = first(example.group as usize)..first(example.group as usize + 1);
         for (i, answer) in example.answers.iter().enumerate() {
-            let untold = of_query.clone().find(|&n| labels[n].is_none() && samples[n].answer.ids == *answer);
+            // An example without a prompt is trained on both.
+            let is = |ids: &[u32]| if example.prompt.is_empty() { answer.ends_with(ids) } else { answer == ids };
+            let untold = of_query.clone().find(|&n| labels[n].is_none() && is(&samples[n].answer.ids));
             untold.into_iter().for_each(|n| labels[n] = Some((example, i)));
         }
     }
