@@ -26,10 +26,13 @@ pub fn bounded(c: &Config, nonfinite: usize, all: usize) -> Result<()> {
     )))
 }
 
+/// A group's rewards, and an example of all its answers.
+pub type Kept = (Vec<f64>, Example);
+
 /// Groups that can be trained, each as its rewards and an example of all its answers with their `old_logp`. A group is left out if a
 /// number of it is not finite or an answer has no token. If all rewards of every group are equal, and `equal` groups teach nothing,
 /// none is left.
-pub fn keep(method: &str, c: &Config, groups: Vec<Group>, equal: bool) -> Result<(Vec<(Vec<f64>, Example)>, Metrics)> {
+pub fn keep(method: &str, c: &Config, groups: Vec<Group>, equal: bool) -> Result<(Vec<Kept>, Metrics)> {
     let (all, mut kept, mut nonfinite, mut empty, mut flat) = (groups.len(), Vec::with_capacity(groups.len()), 0, 0, 0);
     for (i, group) in groups.into_iter().enumerate() {
         let answers: Vec<Answer> = group.sides.into_iter().flatten().collect();
