@@ -67,9 +67,12 @@ extern "C" __global__ void linear_backward(float *dx, const float *dy, const flo
   __shared__ Tiles tiles;
   u32 row = blockIdx.x * TILE, column = blockIdx.y * TILE, rows = rest(m, row), columns = rest(k, column);
   float acc[4][4] = {};
+  // Unrolled, so that the parts stay in constant memory.
+#pragma unroll
   for (const Part &part : parts.part)
     chain(acc, tiles, part.n, rows, columns, [&](u32 r, u32 n) { return dy[(u64)(row + r) * width + part.first + n]; },
           [&](u32 c, u32 n) { return part.scale * part.w[(u64)n * part.ld + column + c]; });
+#pragma unroll
   for (const Part &part : parts.part)
     chain(acc, tiles, part.rank, rows, columns, [&](u32 r, u32 j) { return ds[(u64)(row + r) * ranks + part.slot + j]; },
           [&](u32 c, u32 j) { return part.a[(u64)j * k + column + c]; });
