@@ -44,10 +44,24 @@ fn held_out_answers_leave_training_as_it_is() -> Result<()> {
         Ok(rows.map(|row| (row["loss"].clone(), row["grad_norm"].clone())).collect())
     };
     ensure!(trained("without")? == trained("with")?, "an evaluation changes the steps");
+    steps_alone_are_training(&at("with"))?;
     reads_back(&at("with"), &at("trace.json"))?;
     let left = files(&at("without"))?;
     ensure!(!left.iter().any(|name| name == "metrics.csv" || name.starts_with("runs/")), "{left:?}");
     ensure!(json(&at("without/trainer_state.json"))?["global_step"] == 6, "no state without report_to");
+    Ok(())
+}
+
+/// What an iteration has trained for is the time of its steps, whatever was evaluated between them.
+fn steps_alone_are_training(run: &Path) -> Result<()> {
+    let (mut iteration, mut seconds) = (Value::Null, 0.0);
+    for row in objects(&run.join("log.jsonl"))?.iter().filter(|row| row.get("iteration").is_some()) {
+        if row["iteration"] != iteration {
+            (iteration, seconds) = (row["iteration"].clone(), 0.0);
+        }
+        seconds += number(row, "step_time")?;
+        ensure!((number(row, "time/train")? - seconds).abs() < 1e-9, "{row} after {seconds} s of steps");
+    }
     Ok(())
 }
 

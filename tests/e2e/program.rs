@@ -103,7 +103,7 @@ impl Ple {
 
     /// Runs it to the end that something else makes of it.
     #[cfg(target_os = "linux")]
-    pub fn is_killed(mut self) -> Result<()> {
+    pub fn killed(mut self) -> Result<()> {
         let output = self.0.output().with_context(|| format!("{:?}", self.0))?;
         let signal = std::os::unix::process::ExitStatusExt::signal(&output.status);
         ensure!(signal == Some(9) && output.stderr.is_empty(), "{:?}: {output:?}", self.0);

@@ -69,6 +69,66 @@ fn every_chart_has_its_points() -> Result<()> {
     Ok(())
 }
 
+/// Linear light of a colour `#rrggbb`.
+fn light(colour: &str) -> Result<[f64; 3]> {
+    let part = |at: usize| -> Result<f64> {
+        let x = f64::from(u8::from_str_radix(colour.get(at..at + 2).context("#rrggbb")?, 16)?) / 255.0;
+        Ok(if x <= 0.04045 { x / 12.92 } else { ((x + 0.055) / 1.055).powf(2.4) })
+    };
+    Ok([part(1)?, part(3)?, part(5)?])
+}
+
+/// OKLab, in which a just noticeable difference is about 0.02.
+fn lab([r, g, b]: [f64; 3]) -> [f64; 3] {
+    let l = (0.412_221_470_8 * r + 0.536_332_536_3 * g + 0.051_445_992_9 * b).cbrt();
+    let m = (0.211_903_498_2 * r + 0.680_699_545_1 * g + 0.107_396_956_6 * b).cbrt();
+    let s = (0.088_302_461_9 * r + 0.281_718_837_6 * g + 0.629_978_700_5 * b).cbrt();
+    [
+        0.210_454_255_3 * l + 0.793_617_785_0 * m - 0.004_072_046_8 * s,
+        1.977_998_495_1 * l - 2.428_592_205_0 * m + 0.450_593_709_9 * s,
+        0.025_904_037_1 * l + 0.782_771_766_2 * m - 0.808_675_766_0 * s,
+    ]
+}
+
+#[test]
+fn eight_runs_side_by_side_are_told_apart() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let folders: Vec<_> = (0..9).map(|i| dir.path().join(format!("run-{i}"))).collect();
+    folders.iter().try_for_each(|folder| run(folder, 4, 6, "x"))?;
+    let words: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
+    let file = dir.path().join("page.html");
+    ple("report").and(&words.join(" ")).key("output_file", &file).succeed()?;
+    let page = std::fs::read_to_string(&file)?;
+    ensure!(page.len() < 300_000, "{} bytes", page.len());
+    for name in ["reward of plain answers, by run", "threshold, by run", "ranked pairs, by run", "loss per step, by run"] {
+        let chart = chart(&page, name)?;
+        let lines: Vec<usize> = (4..12).map(|colour| chart.matches(&format!("<polyline class=\"s{colour}\"")).count()).collect();
+        ensure!(lines == [2, 1, 1, 1, 1, 1, 1, 1], "{name}: lines by colour {lines:?}");
+        ensure!((0..9).all(|i| chart.contains(&format!(">run-{i}</text>"))), "{name}: a name is missing");
+    }
+    // On a light page and on a dark one.
+    for scheme in page.split(":root{").skip(1) {
+        let scheme = scheme.split('}').next().context("a scheme")?;
+        let colour = |name: &str| -> Result<[f64; 3]> {
+            light(scheme.split(&format!("--{name}:")).nth(1).with_context(|| name.to_string())?.split(';').next().unwrap_or(""))
+        };
+        let luminance = |[r, g, b]: [f64; 3]| 0.05 + 0.2126 * r + 0.7152 * g + 0.0722 * b;
+        let ground = luminance(colour("bg")?);
+        let colours = (4..12).map(|i| colour(&format!("c{i}"))).collect::<Result<Vec<_>>>()?;
+        for (i, one) in colours.iter().enumerate() {
+            let contrast = luminance(*one).max(ground) / luminance(*one).min(ground);
+            ensure!(contrast >= 3.0, "colour {i}: contrast {contrast}");
+            for other in &colours[..i] {
+                let squares = lab(*one).into_iter().zip(lab(*other)).map(|(a, b)| (a - b).powi(2));
+                let distance = squares.sum::<f64>().sqrt();
+                ensure!(distance > 0.1, "colour {i} is {distance} from another");
+            }
+        }
+    }
+    ensure!(page.matches(":root{").count() == 2, "wanted a light and a dark scheme");
+    Ok(())
+}
+
 #[test]
 fn hostile_text_and_long_answers_leave_a_small_page_of_text() -> Result<()> {
     let dir = tempfile::tempdir()?;

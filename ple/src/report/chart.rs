@@ -22,7 +22,7 @@ const MOST: usize = 400;
 pub struct Line {
     /// Stands at its end.
     pub name: String,
-    /// 0 to 3.
+    /// 0 to 11.
     pub colour: usize,
     /// In order of x; a y that is not finite is left out.
     pub points: Vec<(f64, f64)>,
@@ -217,7 +217,7 @@ pub fn histogram(axes: &Axes<'_>, series: &[Spread]) -> String {
     for (i, (one, (name, value))) in series.iter().filter_map(|s| Some((s, s.mark.as_ref()?))).enumerate() {
         svg.line(&format!("mark s{}", one.colour), x.at(*value), TOP - 6.0, x.at(*value), HEIGHT - BOTTOM);
         let y = TOP + 10.0 + 2.0 * NAME * i as f64 + NAME;
-        svg.text(&format!("s{}", one.colour), WIDTH - RIGHT + 10.0, y + 4.0, Anchor::Start, name);
+        svg.text(&format!("of s{}", one.colour), WIDTH - RIGHT + 10.0, y + 4.0, Anchor::Start, name);
     }
     svg.finish()
 }

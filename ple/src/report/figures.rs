@@ -9,8 +9,8 @@ const PLAIN: usize = 0;
 const GUIDED: usize = 1;
 const THIRD: usize = 2;
 const REST: usize = 3;
-/// Colours there are.
-const COLOURS: usize = 4;
+/// Colours of runs side by side; a ninth run has that of the first.
+const RUNS: [usize; 8] = [4, 5, 6, 7, 8, 9, 10, 11];
 
 /// Styles of charts.
 pub const STYLE: &str = include_str!("chart.css");
@@ -56,7 +56,7 @@ pub fn all(run: &Run) -> Vec<String> {
         figures.push(held_out(run));
     }
     if sampled && !run.held_out.is_empty() {
-        figures.push(held_out_loss(&[("held out", run)]));
+        figures.push(held_out_loss(vec![losses("held out", GUIDED, &run.held_out)]));
     }
     if !run.steps.is_empty() {
         figures.push(loss(run));
@@ -136,8 +136,7 @@ fn held_out(run: &Run) -> String {
     figure("Held-out reward", note, lines(&axes, &drawn(vec![answered("held out", GUIDED, run, true)])))
 }
 
-fn held_out_loss(runs: &[(&str, &Run)]) -> String {
-    let all = runs.iter().enumerate().map(|(i, (name, run))| losses(name, i % COLOURS, &run.held_out)).collect();
+fn held_out_loss(all: Vec<Line>) -> String {
     let axes = Axes { name: "loss of held-out rows", x: "optimizer step", y: "loss", hold: &[] };
     figure("Held-out loss", "nats per token of given answers", lines(&axes, &drawn(all)))
 }
@@ -147,7 +146,7 @@ pub fn side_by_side(runs: &[(&str, &Run)]) -> Vec<String> {
     let mut figures = Vec::new();
     let several = |of: fn(&Run) -> bool| runs.iter().filter(|(_, run)| of(run)).count() > 1;
     let each = |line: &dyn Fn(&str, usize, &Run) -> Line| {
-        drawn(runs.iter().enumerate().map(|(i, (name, run))| line(name, i % COLOURS, run)).collect())
+        drawn(runs.iter().enumerate().map(|(i, (name, run))| line(name, RUNS[i % RUNS.len()], run)).collect())
     };
     let axes = |name, x, y| Axes { name, x, y, hold: &[] };
     if several(|run| !run.iterations.is_empty()) {
@@ -162,6 +161,11 @@ pub fn side_by_side(runs: &[(&str, &Run)]) -> Vec<String> {
             let drawing = lines(&axes("ranked pairs, by run", "iteration", "% of pairs"), &ranked);
             figures.push(figure("Ranked", "pairs above τ", drawing));
         }
+        let tau = each(&|name, colour, run| per_iteration(run, name, colour, |i| i.metric("ple/tau")));
+        if !tau.is_empty() {
+            let drawing = lines(&Axes { hold: &[0.0], ..axes("threshold, by run", "iteration", "τ") }, &tau);
+            figures.push(figure("Threshold", "a pair above τ is ranked", drawing));
+        }
         let length = each(&|name, colour, run| per_iteration(run, name, colour, |i| i.mean(0, |a| a.tokens as f64)));
         let drawing = lines(&axes("length of plain answers, by run", "iteration", "tokens"), &length);
         figures.push(figure("Length", "mean tokens of plain answers", drawing));
@@ -172,7 +176,7 @@ pub fn side_by_side(runs: &[(&str, &Run)]) -> Vec<String> {
         figures.push(figure("Held-out reward", "mean and standard deviation of plain answers", drawing));
     }
     if several(|run| !run.held_out.is_empty()) {
-        figures.push(held_out_loss(runs));
+        figures.push(held_out_loss(each(&|name, colour, run| losses(name, colour, &run.held_out))));
     }
     if several(|run| !run.steps.is_empty()) {
         let loss = each(&|name, colour, run| losses(name, colour, &run.steps));

@@ -48,7 +48,7 @@ fn a_clock_that_jumps_shows_in_nothing_but_times() -> Result<()> {
 
     // Stopped in the middle, and going on under another time.
     let stopped = jumping("stopped").variable("DISK_FOLDER", at("stopped")).variable("DISK_FAULT", "kill");
-    stopped.variable("DISK_FROM", "300").is_killed()?;
+    stopped.variable("DISK_FROM", "300").killed()?;
     let said = jumping("stopped").succeed()?;
     ensure!(said.out.contains("goes on after step"), "{}", said.out);
     compare(&at("straight"), &at("stopped"))?;

@@ -112,5 +112,5 @@ fn a_disk_that_is_read_only_from_the_nth_change_on() -> Result<()> {
 /// Half of a write, and then the end: nothing half is left once the run has gone on.
 #[test]
 fn killed_at_the_nth_change() -> Result<()> {
-    sweep("kill", 0, |call, _| call.is_killed().map(|()| true))
+    sweep("kill", 0, |call, _| call.killed().map(|()| true))
 }

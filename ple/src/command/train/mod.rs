@@ -324,16 +324,16 @@ impl Run<'_> {
         drawn: &Drawn,
         progress: &mut Progress,
     ) -> Result<Workspace> {
-        let (c, clock, trace, iteration) = (self.c, Instant::now(), progress.log.trace.clone(), progress.at.iteration);
+        let (c, trace, iteration) = (self.c, progress.log.trace.clone(), progress.at.iteration);
         let Drawn { examples, metrics, .. } = drawn;
         let batches = examples.len().div_ceil(c.batch_size());
         let (whole, mut done) = (batches * c.ple_epochs_per_iter as usize, progress.done(batches));
-        let (skipped, mut losses, began) = (done, 0.0, progress.at.tokens);
+        let (skipped, mut losses, mut seconds, began) = (done, 0.0, 0.0, progress.at.tokens);
         if done == 0 && whole > 0 && !c.ple_persist_optimizer {
             trainer.optimizer.begin_again(&trainer.stream, whole as u64)?;
         }
         let bar = progress.log.bars.phase(&format!("iter {iteration} steps"), whole);
-        let at = |tokens: u64| At { iteration, tokens: tokens as usize, seconds: clock.elapsed().as_secs_f64(), metrics };
+        let at = |tokens: u64, seconds: f64| At { iteration, tokens: tokens as usize, seconds, metrics };
         while done < whole {
             let step = trainer.optimizer.steps();
             let due = c.eval_steps > 0 && step.is_multiple_of(u64::from(c.eval_steps));
@@ -353,12 +353,12 @@ impl Run<'_> {
             drop(span);
             done += 1;
             progress.step(&step, done, batches);
-            losses += step.loss;
+            (losses, seconds) = (losses + step.loss, seconds + step.seconds);
             bar.at(done, (progress.at.tokens - began) as usize);
-            progress.log.record(record::row(&at(progress.at.tokens), trainer, Some(&step)))?;
+            progress.log.record(record::row(&at(progress.at.tokens, seconds), trainer, Some(&step)))?;
         }
         drop(bar);
-        let mut row = record::row(&at(progress.at.tokens), trainer, None);
+        let mut row = record::row(&at(progress.at.tokens, seconds), trainer, None);
         if done == 0 {
             progress.log.record(row.clone())?;
             progress.log.say("note  nothing is left to train on: no step is taken, and the schedule stands where it was");

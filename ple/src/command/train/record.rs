@@ -158,7 +158,7 @@ pub(super) struct At<'a> {
     pub iteration: u32,
     /// Trained since the first iteration.
     pub tokens: usize,
-    /// Since this iteration began to train.
+    /// In the iteration's steps, as far as this process has done them; evaluations and checkpoints between them do not count.
     pub seconds: f64,
     /// Of the iteration.
     pub metrics: &'a Metrics,
