@@ -78,7 +78,8 @@ impl Transformer {
             Head::Scalar(head) => {
                 score::backward(s, dhidden, dout, rows, head)?;
                 if let Some(region) = self.trained_head_region(p.grads.tune)? {
-                    score::backward_weight(s, p.grads.view(region)?, dout, p.view(a.at.hidden, c)?, rows, p.entries)?;
+                    let hidden = p.view(a.at.hidden, c)?;
+                    score::backward_weight(s, p.grads.view(region)?, dout, hidden, rows, p.entries)?;
                 }
             }
         }
