@@ -78,6 +78,7 @@ impl Transformer {
             Head::Scalar(head) => {
                 score::backward(s, dhidden, dout, rows, head)?;
                 if let Some(region) = self.trained_head_region(p.grads.tune)? {
+                    let hidden = p.view(a.at.hidden, c)?;
                     score::backward_weight(s, p.grads.view(region)?, dout, hidden, rows, p.entries)?;
                 }
             }
