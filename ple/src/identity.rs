@@ -1,4 +1,4 @@
-//! What an adapter was trained with beside its base's weights: `ple.json` in its folder names tokenizer and chat template, and whoever
+//! What an adapter was trained with beside its base's weights: `base.json` in its folder names tokenizer and chat template, and whoever
 //! uses the adapter on a folder with others is refused. Adapters of other tools have no such file and are taken as they are.
 
 use crate::digest::{sha256, sha256_file};
@@ -8,7 +8,7 @@ use runtime::host;
 use serde_json::{Value, json};
 use std::path::Path;
 
-const NAME: &str = "ple.json";
+const NAME: &str = "base.json";
 
 /// The sources of a folder's chat template as one text; empty where it has none. One that cannot be parsed counts as none: it cannot
 /// have been used.
