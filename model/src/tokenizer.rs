@@ -1,17 +1,22 @@
 //! Text to token ids and back: `tokenizer.json`, with the padding and truncation that a trainer may have left in it switched off.
 
+use crate::chat::Template;
 use crate::json::{self, Object};
 use crate::{Error, Result};
 use serde_json::Value;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The tokenizer of a model folder; a clone is the same one.
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
     inner: Arc<tokenizers::Tokenizer>,
     path: PathBuf,
+    /// The chat template beside it, once it was asked for.
+    chat: Arc<OnceLock<Option<Template>>>,
     /// Id of `bos_token` of tokenizer_config.json.
     pub bos: Option<u32>,
     /// Id of `eos_token` of tokenizer_config.json.
@@ -30,7 +35,7 @@ impl Tokenizer {
         let mut inner: tokenizers::Tokenizer = guard(&path, "wanted a tokenizer", || tokenizers::Tokenizer::from_bytes(&text))?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| Error::file(&path, format!("truncation: {e}")))?;
-        let mut tokenizer = Tokenizer { inner: Arc::new(inner), path, bos: None, eos: None };
+        let mut tokenizer = Tokenizer { inner: Arc::new(inner), path, chat: Arc::default(), bos: None, eos: None };
         let path = folder.join("tokenizer_config.json");
         if path.exists() {
             let map = json::parse(&path, &json::read(&path)?)?;
@@ -53,6 +58,23 @@ impl Tokenizer {
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
         let encoding = guard(&self.path, "wanted to encode a text", || self.inner.encode_fast(text, special))?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The chat template of its folder, read when it is first asked for; what it writes of the date is that of this moment.
+    pub fn template(&self) -> Result<Option<Template>> {
+        if let Some(known) = self.chat.get() {
+            return Ok(known.clone());
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        let found = Template::open(self.path.parent().unwrap_or(Path::new(".")), now)?;
+        Ok(self.chat.get_or_init(|| found).clone())
+    }
+
+    /// The ids of a text without special tokens around it, and of each whether any of its bytes lies in `marked`.
+    pub fn encode_marked(&self, text: &str, marked: &[Range<usize>]) -> Result<(Vec<u32>, Vec<bool>)> {
+        let encoding = guard(&self.path, "wanted to encode a text", || self.inner.encode(text, false))?;
+        let lies = |(start, end): &(usize, usize)| marked.iter().any(|m| *start < m.end && m.start < *end);
+        Ok((encoding.get_ids().to_vec(), encoding.get_offsets().iter().map(lies).collect()))
     }
 
     /// The text of ids; `skip_special` leaves the special tokens out. Ids that do not exist are left out.

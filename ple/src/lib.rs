@@ -10,6 +10,7 @@ pub mod digest;
 pub mod doctor;
 pub mod error;
 pub mod eval;
+pub mod identity;
 pub mod interrupt;
 pub mod journal;
 pub mod log;

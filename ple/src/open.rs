@@ -2,7 +2,7 @@
 
 use crate::config::{Command, Config, Dtype, Tune as Tuned};
 use crate::data::Tokens;
-use crate::{Error, Result};
+use crate::{Error, Result, identity};
 use model::{Adapter, AdapterConfig, Lora, Targets, Tokenizer, Transformer, Tune, adapter};
 use runtime::{DType, Stream};
 use std::collections::BTreeSet;
@@ -48,6 +48,7 @@ impl Opened {
             let modules = opened.model()?.modules();
             let disk = match &c.adapter {
                 Some(folder) => {
+                    identity::check(&opened.folder, folder)?;
                     let disk = adapter::Adapter::load(folder, &modules)?;
                     without_dropout(folder, &disk.config)?;
                     opened.notes = overruled(c, folder, &disk.config, &modules);
@@ -66,6 +67,7 @@ impl Opened {
     pub fn for_scoring(c: &Config) -> Result<Opened> {
         let mut opened = Opened::base(c, false)?;
         if let Some(folder) = &c.adapter {
+            identity::check(&opened.folder, folder)?;
             let disk = adapter::Adapter::load(folder, &opened.model()?.modules())?;
             opened.notes.clone_from(&disk.config.warnings);
             opened.policy = opened.insert(disk)?;
@@ -111,6 +113,7 @@ impl Opened {
 
     /// Loads an adapter folder into a slot of its own.
     pub fn add_slot(&mut self, folder: &Path) -> Result<Adapter> {
+        identity::check(&self.folder, folder)?;
         let disk = adapter::Adapter::load(folder, &self.model()?.modules())?;
         self.insert(disk)
     }
@@ -220,6 +223,12 @@ impl Tokens for Tokenizer {
     }
     fn eos(&self) -> Option<u32> {
         self.eos
+    }
+    fn template(&self) -> Result<Option<model::Template>> {
+        Ok(Tokenizer::template(self)?)
+    }
+    fn encode_marked(&self, text: &str, marked: &[std::ops::Range<usize>]) -> Result<(Vec<u32>, Vec<bool>)> {
+        Ok(Tokenizer::encode_marked(self, text, marked)?)
     }
 }
 

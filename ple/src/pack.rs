@@ -69,8 +69,33 @@ pub fn fill(batch: &mut Batch, heads: Heads, examples: &[&Example]) -> Result<()
             let all: Vec<&[u32]> = example.answers.iter().map(Vec::as_slice).collect();
             batch.example(&example.prompt, &all, example.tag)?;
         }
+        leave_out(batch, example);
     }
     Ok(())
+}
+
+/// Takes the loss rows out of the batch's last example that the loss does not fall on.
+fn leave_out(batch: &mut Batch, example: &Example) {
+    if example.loss.is_empty() {
+        return;
+    }
+    let Some(spans) = batch.examples.last().map(|span| span.range()) else { return };
+    let Some(first) = batch.sequences.get(spans.start).map(|span| span.start as usize) else { return };
+    let (rows, targets) = (batch.rows.split_off(first), batch.targets.split_off(first));
+    for (i, sequence) in spans.enumerate() {
+        let span = batch.sequences[sequence].range();
+        let ids = example.answers[i].len();
+        let start = batch.rows.len() as u32;
+        for (at, row) in span.clone().enumerate() {
+            // Without a prompt the first id has no row.
+            let id = at + ids - span.len();
+            if example.loss.get(i).and_then(|loss| loss.get(id)).copied().unwrap_or(true) {
+                batch.rows.push(rows[row - first]);
+                batch.targets.push(targets[row - first]);
+            }
+        }
+        batch.sequences[sequence] = Span { start, end: batch.rows.len() as u32 };
+    }
 }
 
 /// What the method knows of the example.
@@ -114,7 +139,8 @@ pub fn totals(heads: Heads, examples: &[&Example]) -> Totals {
         // A text's first token is not predicted.
         let given = usize::from(example.prompt.is_empty() && heads != Heads::Scalar);
         totals.answers += example.answers.len() as f64;
-        totals.tokens += (size(example, heads).1 - given) as f64;
+        let skipped = example.loss.iter().map(|loss| loss.iter().skip(given).filter(|on| !**on).count()).sum::<usize>();
+        totals.tokens += (size(example, heads).1 - given - skipped) as f64;
         totals.weight += example.weights.iter().map(|w| *w as f64).sum::<f64>();
     }
     totals

@@ -214,6 +214,7 @@ pub fn groups(prompts: &[Prompt], sides: &[Side], samples: &[Sample]) -> Vec<Gro
             finished: a.stopped,
             reward: s.reward,
             text: s.text.clone(),
+            ..Answer::default()
         });
     }
     groups

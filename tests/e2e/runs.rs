@@ -33,7 +33,7 @@ fn a_run_stands_up_to_its_own_log() -> Result<()> {
     let at = |name: &str| dir.path().join(name);
     let rows = data.first(200, dir.path())?;
     train(&data, &rows, &at("run"), 2).succeed()?;
-    let adapter = ["README.md", "adapter_config.json", "adapter_model.safetensors"];
+    let adapter = ["README.md", "adapter_config.json", "adapter_model.safetensors", "base.json"];
     let kept = |iteration: u32| adapter.map(|name| format!("adapters/iter-{iteration:05}/{name}"));
     let mut left: Vec<String> = adapter.map(String::from).into_iter().chain(kept(0)).chain(kept(1)).collect();
     left.extend(

@@ -1,6 +1,7 @@
 //! What was tuned, as a folder: an adapter that PEFT loads, or a model that transformers loads; written and taken back.
 
 use crate::digest::Hasher;
+use crate::identity;
 use crate::{Error, Result};
 use model::{Adapter, Transformer, Tune, adapter, weights};
 use runtime::{Stream, host};
@@ -35,7 +36,8 @@ pub fn save(s: &Stream, model: &Transformer, tune: Tune, base: &Path, folder: &P
     match tune {
         Tune::Lora(slot) => {
             let lora = model.slot(Adapter::Slot(slot))?.ok_or_else(|| Error::Usage("no adapter to save".into()))?;
-            Ok(lora.download(s)?.save(folder)?)
+            lora.download(s)?.save(folder)?;
+            identity::write(base, folder)
         }
         Tune::Full => {
             model.base().save(s, folder)?;

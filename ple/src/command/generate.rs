@@ -67,13 +67,14 @@ fn read(c: &Config, opened: &Opened) -> Result<Asked> {
     let (mut rows, mut given, mut queries) = (HashMap::new(), Vec::new(), Vec::new());
     let (mut dropped, mut kind) = (Dropped::default(), None);
     let mut lines = Lines::open(path)?;
-    while let Some(line) = lines.next().transpose()? {
+    while let Some(mut line) = lines.next().transpose()? {
         if line.fields.contains_key("prompt_ids") {
             given.push(as_it_is(c, opened, &lines, &line)?);
         } else {
+            let told = data::chat::render(&lines, &mut line, &opened.tokenizer, data::chat::Want::Query)?;
             let row = Row::read(&lines, &line)?;
             kind = kind.or(Some(row.kind()));
-            queries.extend(data::query(row, line.row, &opened.tokenizer, c.seed, &mut dropped)?);
+            queries.extend(data::query(row, line.row, &opened.tokenizer, c.seed, &mut dropped)?.map(|query| query.told(told)));
         }
         rows.insert(line.row, line.fields);
     }

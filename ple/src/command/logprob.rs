@@ -2,7 +2,7 @@
 
 use super::required;
 use crate::config::Config;
-use crate::data::{Lines, Row, Tokens, sft};
+use crate::data::{Lines, Row, Tokens, chat, sft};
 use crate::method::Example;
 use crate::open::Opened;
 use crate::progress::Bars;
@@ -66,14 +66,18 @@ type Read = (Vec<Map<String, Value>>, Vec<Example>);
 fn read(c: &Config, opened: &Opened) -> Result<Read> {
     let (mut rows, mut examples) = (Vec::new(), Vec::new());
     let mut lines = Lines::open(required(&c.dataset_name, "dataset_name")?)?;
-    while let Some(line) = lines.next().transpose()? {
-        let invalid = |text: String| lines.error(line.line, text);
+    while let Some(mut line) = lines.next().transpose()? {
+        let at = line.line;
+        let invalid = |text: String| lines.error(at, text);
+        let told = chat::render(&lines, &mut line, &opened.tokenizer, chat::Want::Whole)?;
+        let rendered = chat::AsRendered(&opened.tokenizer);
+        let tokens: &dyn Tokens = if matches!(told, chat::Told::Text) { &opened.tokenizer } else { &rendered };
         let mut fields = line.fields.clone();
         let given = (ids(&fields, "prompt_ids", &invalid)?, ids(&fields, "ids", &invalid)?);
         let (prompt, ids) = match given {
             (prompt, Some(ids)) => (prompt.unwrap_or_default(), ids),
             (Some(_), None) => return Err(invalid("field ids: wanted a list of ids beside prompt_ids, got none".into())),
-            (None, None) => tokenise(&lines, &line, &opened.tokenizer, &invalid)?,
+            (None, None) => tokenise(&lines, &line, tokens, &invalid)?,
         };
         let (vocabulary, most) = (opened.model()?.config.vocab_size, opened.model()?.positions());
         if ids.is_empty() || (prompt.is_empty() && ids.len() < 2) {

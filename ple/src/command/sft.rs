@@ -5,7 +5,7 @@ use super::resume::{self, At, Site};
 use super::{data_line, required, start};
 use crate::checkpoint::Stage;
 use crate::config::Config;
-use crate::data::{self, Dropped, order};
+use crate::data::{self, Dropped, order, sft::LossOn};
 use crate::eval::best::Best;
 use crate::log::{self, Log, number};
 use crate::method::{Example, Group, Heads, Loss, Method, sft::Sft};
@@ -61,7 +61,7 @@ impl Rows {
         tell: &mut dyn FnMut(String),
     ) -> Result<Rows> {
         let longest = (c.max_length as usize).min(opened.model()?.positions());
-        let groups = |path: &Path| data::groups(path, &opened.tokenizer, longest, c.completion_only_loss);
+        let groups = |path: &Path| data::groups(path, &opened.tokenizer, longest, LossOn::of(c));
         Rows::read(c, opened, &mut Sft, path, eval, groups, tell)
     }
 

@@ -79,6 +79,8 @@ keys! {
     max_prompt_length: u32 = 512, SAMPLE;
     /// Loss on the completion alone; unset means so for rows that have a prompt.
     completion_only_loss: Option<bool> = None, SFT | LOOP;
+    /// Of rows of messages, loss on what the assistant wrote alone: what the template's generation blocks mark, else its turns.
+    assistant_only_loss: bool = false, SFT | LOOP;
 
     /// Passes over the rows (TRL: 3).
     num_train_epochs: f64 = 1.0, FIT;

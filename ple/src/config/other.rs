@@ -71,7 +71,7 @@ const RULES: &[(&str, Rule)] = &[
     ("truncation_mode", Only(&["keep_start"], "the end is cut off")),
     ("eval_strategy", Only(&["no", "steps"], "eval_steps decides")),
     ("save_strategy", Only(&["no", "steps"], "save_steps decides")),
-    ("assistant_only_loss", Only(OFF, "conversational rows are not supported yet")),
+    ("chat_template_path", Only(&[], "the template is the model's own: put chat_template.jinja into its folder")),
     ("precompute_ref_log_probs", Ignored("the reference's log-probabilities are always computed once, before the first step")),
     ("disable_dropout", Ignored("there is no dropout")),
     ("f_divergence_type", Only(&["reverse_kl"], "the reference is compared by log-ratios alone")),

@@ -1,7 +1,10 @@
 //! Rows of text in, token ids out: JSONL files, the kinds of rows, queries for sampling, examples for the supervised stage.
 
-use crate::Result;
+use crate::{Error, Result};
+use model::Template;
+use std::ops::Range;
 
+pub mod chat;
 pub mod hh;
 pub mod jsonl;
 pub mod order;
@@ -30,6 +33,15 @@ pub trait Tokens {
     fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String>;
     /// The id that ends an answer.
     fn eos(&self) -> Option<u32>;
+    /// What makes texts of messages, if there is anything that does.
+    fn template(&self) -> Result<Option<Template>> {
+        Ok(None)
+    }
+    /// Ids of a rendered text, and of each whether any of its bytes lies in `marked`.
+    fn encode_marked(&self, text: &str, marked: &[Range<usize>]) -> Result<(Vec<u32>, Vec<bool>)> {
+        let _ = (text, marked);
+        Err(Error::Usage("assistant_only_loss: wanted a tokenizer that knows where its tokens lie".into()))
+    }
 }
 
 /// Rows left out, by reason; the caller prints it.

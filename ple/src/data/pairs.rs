@@ -2,6 +2,7 @@
 //! "rejected"}` with the prompt in both (raw dialogues, or texts that begin alike); comparisons of summaries `{"info", "summaries",
 //! "choice"}`. A number `margin` may stand beside them.
 
+use super::chat::{self, AsRendered, Told, Want};
 use super::jsonl::{Line, Lines, kind};
 use super::queries::nothing_left;
 use super::row::text;
@@ -43,8 +44,19 @@ enum Out {
 pub fn pairs(path: &Path, tokens: &dyn Tokens, max_length: usize, fit: Fit<'_>) -> Result<(Vec<Group>, Dropped)> {
     let (mut groups, mut dropped) = (Vec::new(), Dropped::default());
     let mut lines = Lines::open(path)?;
-    while let Some(line) = lines.next().transpose()? {
+    while let Some(mut line) = lines.next().transpose()? {
         interrupt::check()?;
+        let rendered = AsRendered(tokens);
+        let (tokens, fit): (&dyn Tokens, _) = match (chat::render(&lines, &mut line, tokens, Want::Whole)?, fit) {
+            (Told::Text, fit) => (tokens, fit),
+            // A template ends an answer itself.
+            (Told::Chat(..), Fit::Cut) => (&rendered, Fit::Cut),
+            (Told::Chat(..), Fit::Leave(_)) => (&rendered, Fit::Leave(&[])),
+            (Told::Unpaired, _) => {
+                dropped.other_prompt += 1;
+                continue;
+            }
+        };
         let made = match read(&lines, &line)? {
             Ok(texts) => match fit {
                 Fit::Cut => cut(tokens, &texts, max_length)?,

@@ -1,6 +1,7 @@
 //! Queries as ids, plain and guided, within a budget. The principle is never cut; what is cut of x is decided with the
 //! principle and serves both sides, the reward and training (ALGORITHMS §6.4, last row).
 
+use super::chat::AsRendered;
 use super::{Dropped, Query, Tokens, hh, tldr};
 use crate::principle::Principle;
 use crate::{Result, interrupt};
@@ -38,6 +39,15 @@ pub fn prompts(
 }
 
 fn cut(query: &Query, tokens: &dyn Tokens, principle: Option<&Principle>, budget: usize) -> Result<Option<Prompt>> {
+    if let Some(chat) = &query.chat {
+        let plain = AsRendered(tokens).encode(&query.text, true)?;
+        let guided = match (principle, tokens.template()?) {
+            (Some(principle), Some(template)) => tokens.encode(&chat.guided(principle).query(&template)?, false)?,
+            _ => plain.clone(),
+        };
+        let fits = guided.len().max(plain.len()) <= budget && !plain.is_empty();
+        return Ok(fits.then(|| Prompt { row: query.row, text: query.text.clone(), plain, guided }));
+    }
     let attempt = |text: &str| -> Result<Option<Prompt>> {
         let plain = tokens.encode(text, true)?;
         let guided = principle.map_or_else(|| Ok(plain.clone()), |p| tokens.encode(&p.guide(text), true))?;

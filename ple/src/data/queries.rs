@@ -1,5 +1,6 @@
 //! Queries for sampling: the prompt of a row, or the beginning of a text.
 
+use super::chat::{self, Chat, Told, Want};
 use super::{Dropped, Lines, Row, RowKind, Tokens, hh, order};
 use crate::{Error, Result};
 use kernels::sample::{Tag, key, philox};
@@ -15,6 +16,8 @@ pub struct Query {
     pub row: u32,
     /// x, without the principle.
     pub text: String,
+    /// The messages that x was rendered from, if it was.
+    pub chat: Option<Chat>,
 }
 
 /// All queries of a file and the kind of its first row. Texts (reviews) of more than 200 characters give their first 2 to 8
@@ -22,14 +25,25 @@ pub struct Query {
 pub fn queries(path: &Path, tokens: &dyn Tokens, seed: u64) -> Result<(Vec<Query>, RowKind, Dropped)> {
     let (mut queries, mut dropped, mut kind) = (Vec::new(), Dropped::default(), None);
     let mut lines = Lines::open(path)?;
-    while let Some(line) = lines.next().transpose()? {
+    while let Some(mut line) = lines.next().transpose()? {
+        let told = chat::render(&lines, &mut line, tokens, Want::Query)?;
         let row = Row::read(&lines, &line)?;
         kind = kind.or(Some(row.kind()));
-        queries.extend(query(row, line.row, tokens, seed, &mut dropped)?);
+        queries.extend(query(row, line.row, tokens, seed, &mut dropped)?.map(|query| query.told(told)));
     }
     match kind {
         Some(kind) if !queries.is_empty() => Ok((queries, kind, dropped)),
         _ => Err(nothing_left(path, dropped)),
+    }
+}
+
+impl Query {
+    /// With the messages that it was rendered from.
+    pub fn told(self, told: Told) -> Query {
+        match told {
+            Told::Chat(chat, _) => Query { chat: Some(chat), ..self },
+            _ => self,
+        }
     }
 }
 
@@ -48,7 +62,7 @@ pub fn query(row: Row, index: u32, tokens: &dyn Tokens, seed: u64, dropped: &mut
         Row::Text(text) => prefix(&text, index, tokens, seed)?,
     };
     dropped.short += u32::from(text.is_empty());
-    Ok((!text.is_empty()).then_some(Query { row: index, text }))
+    Ok((!text.is_empty()).then_some(Query { row: index, text, chat: None }))
 }
 
 /// The first 2 to 8 tokens of a text as a text; half a character at its end is left out.

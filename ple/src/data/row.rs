@@ -46,7 +46,7 @@ impl Row {
     pub fn read(lines: &Lines, line: &Line) -> Result<Row> {
         let has = |name: &str| line.fields.contains_key(name);
         if has("messages") || has("conversations") {
-            return Err(lines.error(line.line, "conversational rows (messages) are not supported yet; wanted texts"));
+            return Err(lines.error(line.line, "conversational rows cannot be read here; wanted texts"));
         }
         let text = |name: &str| text(lines, line, name);
         Ok(match (has("prompt"), has("completion"), has("chosen") || has("rejected"), has("text")) {
@@ -89,7 +89,7 @@ pub(super) fn text(lines: &Lines, line: &Line, name: &str) -> Result<String> {
         Some(Value::String(_)) => Err(lines.error(line.line, format!("field {name}: wanted a text, got an empty one"))),
         Some(Value::Array(_)) => {
             Err(lines
-                .error(line.line, format!("field {name}: conversational rows (a list) are not supported yet; wanted a string")))
+                .error(line.line, format!("field {name}: conversational rows (a list) cannot be read here; wanted a string")))
         }
         Some(other) => Err(lines.error(line.line, format!("field {name}: wanted a string, got {}", kind(other)))),
         None => Err(lines.error(line.line, format!("field {name}: wanted a string, got none"))),

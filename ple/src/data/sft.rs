@@ -1,29 +1,70 @@
 //! Rows with answers as ids, for the supervised stage (ALGORITHMS §5.4, TRL's `keep_start`).
 
+use super::chat::{self, AsRendered, Told, Want};
 use super::queries::nothing_left;
 use super::{Dropped, Lines, Row, Tokens, hh};
 use crate::method::{Answer, Group};
 use crate::{Error, Result, interrupt};
 use std::path::Path;
 
+/// What the loss falls on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LossOn {
+    /// The completion alone, or everything; unset means so for rows that have a prompt.
+    pub completion: Option<bool>,
+    /// Of a whole conversation, what the assistant wrote.
+    pub assistant: bool,
+}
+
+impl LossOn {
+    /// Of the settings.
+    pub fn of(c: &crate::config::Config) -> LossOn {
+        LossOn { completion: c.completion_only_loss, assistant: c.assistant_only_loss }
+    }
+}
+
+impl From<Option<bool>> for LossOn {
+    fn from(completion: Option<bool>) -> LossOn {
+        LossOn { completion, assistant: false }
+    }
+}
+
 /// Every row of a file that has an answer within `max_length` tokens: prompt, and on its one side the answer with its end
 /// token. The loss falls on the answer; on everything where a row is a text or `completion_only` is `Some(false)`.
-pub fn groups(
-    path: &Path,
-    tokens: &dyn Tokens,
-    max_length: usize,
-    completion_only: Option<bool>,
-) -> Result<(Vec<Group>, Dropped)> {
+pub fn groups(path: &Path, tokens: &dyn Tokens, max_length: usize, on: impl Into<LossOn>) -> Result<(Vec<Group>, Dropped)> {
+    let LossOn { completion: completion_only, assistant } = on.into();
+    let want = if assistant { Want::Assistant } else { Want::Whole };
     let (mut groups, mut dropped) = (Vec::new(), Dropped::default());
     let mut lines = Lines::open(path)?;
-    while let Some(line) = lines.next().transpose()? {
+    while let Some(mut line) = lines.next().transpose()? {
         interrupt::check()?;
+        let told = chat::render(&lines, &mut line, tokens, want)?;
+        let (rendered, mut loss) = (AsRendered(tokens), Vec::new());
+        let tokens: &dyn Tokens = match &told {
+            Told::Text if assistant => {
+                let text = "assistant_only_loss true wants rows of messages, got a row of text";
+                return Err(Error::Usage(lines.error(line.line, text).to_string()));
+            }
+            Told::Text => tokens,
+            Told::Chat(..) => &rendered,
+            Told::Unpaired => {
+                dropped.other_prompt += 1;
+                continue;
+            }
+        };
         let (prompt, ids) = match Row::read(&lines, &line)? {
             Row::Text(_) if completion_only == Some(true) => {
                 let text = "completion_only_loss true wants rows of prompt and completion, got a text";
                 return Err(Error::Usage(lines.error(line.line, text).to_string()));
             }
-            Row::Text(text) => (Vec::new(), tokens.encode(&text, true)?),
+            Row::Text(text) => match &told {
+                Told::Chat(_, spans) if assistant => {
+                    let (ids, marked) = rendered.0.encode_marked(&text, spans)?;
+                    loss = marked;
+                    (Vec::new(), ids)
+                }
+                _ => (Vec::new(), tokens.encode(&text, true)?),
+            },
             Row::Prompt(_) => return Err(lines.error(line.line, "field completion: wanted a string beside prompt, got none")),
             Row::Answered { prompt, completion } => pair(tokens, &prompt, &completion)?,
             Row::Dialogue { chosen, rejected } => match hh::split(&chosen, &rejected) {
@@ -36,7 +77,15 @@ pub fn groups(
         };
         let whole = completion_only == Some(false);
         match example(tokens, prompt, ids, max_length, whole) {
-            Ok((prompt, answer)) => groups.push(Group { row: line.row, prompt, sides: vec![vec![answer]], ..Group::default() }),
+            Ok((prompt, mut answer)) => {
+                loss.truncate(answer.ids.len());
+                if !loss.is_empty() && !loss.iter().skip(1).any(|on| *on) {
+                    dropped.short += 1;
+                    continue;
+                }
+                answer.loss = loss;
+                groups.push(Group { row: line.row, prompt, sides: vec![vec![answer]], ..Group::default() });
+            }
             Err(Left::Long) => dropped.long += 1,
             Err(Left::Short) => dropped.short += 1,
         }

@@ -183,12 +183,12 @@ fn kinds_of_rows_become_queries() {
     let (queries, kind, dropped) = queries(&path, &PLAIN, 42).unwrap();
     assert_eq!(kind, RowKind::Prompt);
     assert_eq!(dropped, Dropped { short: 1, ..Dropped::default() });
-    assert_eq!(queries[0], Query { row: 0, text: "plain".into() });
-    assert_eq!(queries[1], Query { row: 1, text: "asked".into() });
-    assert_eq!(queries[2], Query { row: 2, text: "\n\nHuman: q\n\nAssistant:".into() });
+    assert_eq!(queries[0], Query { row: 0, text: "plain".into(), chat: None });
+    assert_eq!(queries[1], Query { row: 1, text: "asked".into(), chat: None });
+    assert_eq!(queries[2], Query { row: 2, text: "\n\nHuman: q\n\nAssistant:".into(), chat: None });
     let draw = philox([42, 5], [4, 0, 0, 0]);
     let count = 2 + (((u128::from(draw[0]) + (u128::from(draw[1]) << 32)) * 7) >> 64) as usize;
-    assert_eq!(queries[3], Query { row: 4, text: long[..count].into() });
+    assert_eq!(queries[3], Query { row: 4, text: long[..count].into(), chat: None });
 }
 
 #[test]
@@ -289,7 +289,7 @@ fn long_queries_are_cut_at_turns_with_the_principle() {
     let principle = Principle { text: "P".repeat(10) };
     let turn = |q: &str| format!("\n\nHuman: {q}\n\nAssistant:");
     let dialogue = format!("{} a{} b{}", turn("one"), turn("two"), turn("three"));
-    let query = |text: &str| Query { row: 3, text: text.into() };
+    let query = |text: &str| Query { row: 3, text: text.into(), chat: None };
     let two_turns = format!("{} b{}", turn("two"), turn("three"));
     let budget = 1 + 10 + 1 + two_turns.len();
     let (cut, dropped) = prompts(&[query(&dialogue)], &PLAIN, Some(&principle), budget).unwrap();
@@ -305,7 +305,7 @@ fn long_queries_are_cut_at_turns_with_the_principle() {
 fn long_posts_lose_their_last_paragraphs() {
     let principle = Principle { text: "P".into() };
     let post = |body: &str| format!("SUBREDDIT: r/x\n\nTITLE: t\n\nPOST: {body}\n\nTL;DR:");
-    let query = Query { row: 0, text: post("first line\nsecond line\nthird") };
+    let query = Query { row: 0, text: post("first line\nsecond line\nthird"), chat: None };
     let fits = |body: &str| 1 + 3 + post(body).len();
     let cut = |budget| prompts(std::slice::from_ref(&query), &PLAIN, Some(&principle), budget).unwrap().0.pop().map(|p| p.text);
     assert_eq!(cut(fits("first line\nsecond line")), Some(post("first line\nsecond line")));
@@ -355,8 +355,8 @@ fn bad_lines_name_file_and_line() {
         (b"{\"prompt\": \"p\"}", "field completion"),
         (b"{\"prompt\": \"p\", \"completion\": \"\"}", "field completion: wanted a text, got an empty one"),
         (b"{\"prompt\": \"p\", \"completion\": 3}", "field completion: wanted a string, got a number"),
-        (b"{\"prompt\": [{\"role\": \"user\"}], \"completion\": \"c\"}", "conversational"),
-        (b"{\"messages\": []}", "conversational"),
+        (b"{\"prompt\": [{\"role\": \"user\"}], \"completion\": \"c\"}", "no chat template"),
+        (b"{\"messages\": []}", "no chat template"),
         (b"{\"chosen\": \"c\"}", "field rejected"),
         (b"{\"a\": 1, \"b\": 2}", "[a, b]"),
         (b"{\"text\": null}", "field text: wanted a string, got null"),

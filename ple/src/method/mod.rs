@@ -118,6 +118,8 @@ pub struct Answer {
     pub reward: f64,
     /// As it was scored, without special tokens; empty for given answers.
     pub text: String,
+    /// Of each id whether the loss falls on it; empty means on all.
+    pub loss: Vec<bool>,
 }
 
 /// All answers to one row, in (side, sample) order.
@@ -142,6 +144,8 @@ pub struct Example {
     pub prompt: Vec<u32>,
     /// Ids of each answer.
     pub answers: Vec<Vec<u32>>,
+    /// Per answer: of each id whether the loss falls on it; empty where it falls on all.
+    pub loss: Vec<Vec<bool>>,
     /// Per answer: its weight (`Columns::weight`); empty if unused.
     pub weights: Vec<f32>,
     /// Per loss row: log-probability under the reference (`Columns::ref_logp`); empty if unused.

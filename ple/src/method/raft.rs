@@ -104,7 +104,14 @@ mod tests {
     use crate::config::Command;
 
     fn answer(id: u32, reward: f64) -> Answer {
-        Answer { ids: vec![id, 2], logps: vec![-1.0, -0.5], finished: true, reward, text: format!("answer {id}") }
+        Answer {
+            ids: vec![id, 2],
+            logps: vec![-1.0, -0.5],
+            finished: true,
+            reward,
+            text: format!("answer {id}"),
+            ..Answer::default()
+        }
     }
 
     fn group(row: u32, answers: Vec<Answer>) -> Group {

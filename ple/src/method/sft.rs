@@ -20,8 +20,11 @@ impl Method for Sft {
 
     fn label(&mut self, _: u32, groups: Vec<Group>) -> Result<(Vec<Example>, Metrics)> {
         let example = |(i, group): (usize, Group)| {
-            let answers = group.sides.into_iter().flatten().map(|answer| answer.ids).collect();
-            Example { row: group.row, prompt: group.prompt, answers, group: i as u32, ..Example::default() }
+            let (answers, mut loss): (_, Vec<_>) = group.sides.into_iter().flatten().map(|a| (a.ids, a.loss)).unzip();
+            if loss.iter().all(Vec::is_empty) {
+                loss.clear();
+            }
+            Example { row: group.row, prompt: group.prompt, answers, loss, group: i as u32, ..Example::default() }
         };
         Ok((groups.into_iter().enumerate().map(example).collect(), Vec::new()))
     }

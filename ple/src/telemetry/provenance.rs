@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Files of a model's or an adapter's folder that a run reads; beside them every `*.safetensors`.
-const READ: [&str; 8] = [
+const READ: [&str; 9] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
+    "chat_template.json",
     "model.safetensors.index.json",
     "adapter_config.json",
 ];

@@ -5,7 +5,7 @@
 use super::super::data_line;
 use super::Run;
 use crate::config::Config;
-use crate::data::{self, Prompt, RowKind};
+use crate::data::{self, Prompt, RowKind, sft::LossOn};
 use crate::eval::{self, best::Best};
 use crate::log::{Log, number};
 use crate::method::{Example, Method, Side, sft::Sft};
@@ -43,7 +43,7 @@ impl HeldOut {
         let longest = (c.max_length as usize).min(opened.model()?.positions());
         let references = match kind {
             RowKind::Prompt => Vec::new(),
-            _ => Sft.label(0, data::groups(path, &opened.tokenizer, longest, c.completion_only_loss)?.0)?.0,
+            _ => Sft.label(0, data::groups(path, &opened.tokenizer, longest, LossOn::of(c))?.0)?.0,
         };
         Ok(Some(HeldOut { prompts, references, best: Best::new(c, opened.tune, &opened.folder) }))
     }
