@@ -12,6 +12,8 @@ mod driver;
 #[cfg(feature = "cuda")]
 mod events;
 #[cfg(feature = "cuda")]
+mod library;
+#[cfg(feature = "cuda")]
 mod modules;
 
 #[cfg(feature = "cuda")]

@@ -3,8 +3,9 @@
 use super::compiler::{Compiler, cache_folder};
 use super::driver::{self, check, failure};
 use super::events::Events;
+use super::library::{Library, WORKSPACE};
 use super::modules::Modules;
-use crate::{Arg, Backend, DeviceInfo, Error, Event, Kernel, Launch, Pinned, Pool, Ptr, Queue, Result, ensure};
+use crate::{Arg, Backend, DeviceInfo, Error, Event, Gemm, Gemmed, Kernel, Launch, Pinned, Pool, Ptr, Queue, Result, ensure};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult, CUstream};
 use std::ffi::CStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -23,6 +24,8 @@ pub struct Cuda {
     compiler: Compiler,
     modules: Mutex<Modules>,
     events: Mutex<Events>,
+    /// None before it was asked for; None inside where there is none.
+    library: Mutex<Option<Option<Library>>>,
 }
 
 // SAFETY: the driver's handles may be used from any thread; every verb makes the context current first.
@@ -100,8 +103,8 @@ impl Cuda {
             let apart = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
             check("cuStreamCreate", sys::cuStreamCreate(&mut stream, apart))?;
         }
-        let (modules, events) = Default::default();
-        Ok(Cuda { name, info, device, context, stream, compiler, modules, events })
+        let (modules, events, library) = Default::default();
+        Ok(Cuda { name, info, device, context, stream, compiler, modules, events, library })
     }
 
     /// Makes the context current in this thread and gives the queue's stream.
@@ -127,6 +130,7 @@ impl Drop for Cuda {
             lock(&self.modules).clear();
         }
         lock(&self.events).clear();
+        lock(&self.library).take();
         // SAFETY: handles of this value, given back once. Errors have nowhere to go.
         unsafe {
             sys::cuStreamDestroy_v2(self.stream);
@@ -245,6 +249,20 @@ impl Backend for Cuda {
             let code = sys::cuLaunchKernel(f.handle, x, y, z, l.block, 1, 1, l.shared, stream, params.as_mut_ptr(), none);
             check("cuLaunchKernel", code).map_err(|e| launched(k, l, e))
         }
+    }
+    unsafe fn gemm(&self, q: Queue, g: &Gemm) -> Result<Gemmed> {
+        let stream = self.stream(q)?;
+        if g.size[0] == 0 || g.size[1] == 0 {
+            return Ok(Gemmed::Done);
+        }
+        let mut held = lock(&self.library);
+        if held.is_none() {
+            *held = Some(Library::find(|| self.alloc(q, WORKSPACE))?);
+        }
+        let Some(Some(library)) = &mut *held else { return Ok(Gemmed::Unsupported) };
+        // SAFETY: the caller's promise.
+        let taken = unsafe { library.run(stream, g)? };
+        Ok(if taken { Gemmed::Done } else { Gemmed::Unsupported })
     }
     fn synchronize(&self, q: Queue) -> Result<()> {
         let (stream, start) = (self.stream(q)?, Instant::now());
