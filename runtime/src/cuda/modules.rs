@@ -2,6 +2,7 @@
 
 use super::compiler::Compiler;
 use super::driver::check;
+use super::tensor_map;
 use crate::{Arg, Defines, Error, Kernel, Result, ensure};
 use cudarc::driver::sys::{self, CUfunction, CUmodule, CUresult};
 use std::collections::HashMap;
@@ -30,7 +31,7 @@ impl Function {
                 Arg::U32(v) => (4, vec![u64::from(*v)]),
                 Arg::Bits(v) => (4, vec![u64::from(v.to_bits())]),
                 Arg::Struct(bytes) => (bytes.len(), words(bytes)),
-                Arg::TensorMap(_) => return Err(Error::Unsupported { call: "tensor maps", device: format!("cuda ({name})") }),
+                Arg::TensorMap(map) => (128, tensor_map::encode(map)?),
             };
             ensure!(bytes == self.sizes[i], "{name}: argument {i} has {} bytes, got {bytes}", self.sizes[i]);
             Ok(word)

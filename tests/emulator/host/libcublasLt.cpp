@@ -74,8 +74,8 @@ void run(void *of) {
       }
       write(c->d, c->to, row, column, total);
     }
-  delete c;
 }
+void release(void *of) { delete static_cast<Call *>(of); }
 }  // namespace
 
 API cublasLtCreate(void **handle) { return *handle = new int, OK; }
@@ -130,7 +130,7 @@ API cublasLtMatmul(void *, void *p, const float *alpha, const void *a, void *la,
                    void *, void *d, void *ld, const uint64_t *algorithm, void *workspace, size_t room, void *stream) {
   auto covers = driver<int (*)(uint64_t, size_t)>("emulator_covers");
   auto hostile = driver<int (*)(int)>("emulator_is_hostile");
-  auto enqueue = driver<int (*)(void *, void (*)(void *), void *)>("emulator_enqueue");
+  auto enqueue = driver<int (*)(void *, void (*)(void *), void *, void (*)(void *))>("emulator_enqueue");
   if (!covers || !hostile || !enqueue) return NOT_INITIALIZED;
   auto *call = new Call{*static_cast<Product *>(p), *static_cast<Layout *>(la), *static_cast<Layout *>(lb), *static_cast<Layout *>(ld),
                         {static_cast<const char *>(a), static_cast<const char *>(b)}, static_cast<char *>(d), bool(hostile(0))};
@@ -138,5 +138,5 @@ API cublasLtMatmul(void *, void *p, const float *alpha, const void *a, void *la,
   bool known = fits(call->product, call->a, call->b, call->d) && *alpha == 1 && *beta == 0 && algorithm[0] == 1 && c == d;
   if (!known || !in(a, call->a.bytes()) || !in(b, call->b.bytes()) || !in(d, call->d.bytes()) || !in(workspace, room))
     return delete call, INVALID_VALUE;
-  return enqueue(stream, run, call) ? EXECUTION_FAILED : OK;
+  return enqueue(stream, run, call, release) ? EXECUTION_FAILED : OK;
 }

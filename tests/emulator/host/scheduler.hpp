@@ -19,6 +19,12 @@ public:
     runtime.issue = [](Later kind, std::function<void()> work) { self->issue(kind, std::move(work)); };
     runtime.commit = [](Later kind) { self->current->groups[kind].emplace_back(std::move(self->current->open[kind])); };
     runtime.wait = [](Later kind, unsigned keep) { self->wait(kind, keep); };
+    runtime.bulk = [](void *barrier, std::function<void()> work) { self->bulk(barrier, std::move(work)); };
+    runtime.land = [](void *barrier) { self->land(barrier); };
+    runtime.spin = [](const Place &at) { self->spin(at); };
+    runtime.moved = [] { self->idle = 0; };
+    runtime.release = [](void *) {};
+    runtime.acquire = [](void *) {};
     runtime.fail = [](const char *why, const Place &at) { self->fail(text(at) + ": " + why); };
   }
 
@@ -29,12 +35,13 @@ public:
     runtime.block = block;
     unsigned n = runtime.block_size.x;
     if (threads.size() < n) threads.resize(n);
-    count = live = n, runnable = 0, error.clear();
+    count = live = n, runnable = idle = 0, error.clear(), spinning.clear(), flying.clear();
     warps.assign((n + 31) / 32, Warp{});
     for (Barrier &b : barriers) b = Barrier{};
     for (unsigned i = 0; i < n; i++) start(i);
     enter(*pick());
     home.leave_for(current->fiber);
+    if (error.empty() && !flying.empty()) error = "the block ends before a tensor copy that it started";
     return error.empty() ? error : error + place();
   }
 
@@ -51,6 +58,7 @@ private:
     unsigned index;
     State state;
     Place where;
+    bool fenced;
     Group open[LATER];
     std::deque<Group> groups[LATER];
   };
@@ -73,6 +81,9 @@ private:
   std::vector<Warp> warps;
   Barrier barriers[16];
   unsigned count = 0, live = 0, runnable = 0;  // bit w of runnable: warp w has a lane that is ready
+  unsigned idle = 0;                           // vain looks since anything moved
+  std::deque<Thread *> spinning;
+  std::deque<std::pair<void *, std::function<void()>>> flying;
   uint64_t random = 1;
   std::string error;
   Thread *current = nullptr;
@@ -82,7 +93,7 @@ private:
 
   void start(unsigned i) {
     Thread &t = threads[i];
-    t.index = i, t.where = {"its start", "", 0};
+    t.index = i, t.where = {"its start", "", 0}, t.fenced = false;
     for (unsigned kind = 0; kind < LATER; kind++) t.open[kind].clear(), t.groups[kind].clear();
     t.fiber.prepare([] {
       self->entry->call(self->args);
@@ -101,7 +112,7 @@ private:
     warps[t.index / 32].ready |= 1u << t.index % 32, runnable |= 1u << t.index / 32;
   }
 
-  void enter(Thread &t) { current = &t, runtime.thread = {t.index, 0, 0}; }
+  void enter(Thread &t) { current = &t, runtime.thread = {t.index, 0, 0}, runtime.fenced = &t.fenced; }
 
   // Any bit, or the lowest, or the highest.
   unsigned choose(unsigned bits) {
@@ -114,10 +125,41 @@ private:
 
   // Forward and reverse let the lowest or highest warp run as far as it can, lane by lane: as far apart as warps may drift.
   Thread *pick() {
-    if (!runnable) return nullptr;
+    if (!runnable) return look_again();
+    idle = 0;
     unsigned w = choose(runnable), lane = choose(warps[w].ready);
     if (!(warps[w].ready &= ~(1u << lane))) runnable &= ~(1u << w);
     return &threads[w * 32 + lane];
+  }
+
+  // Threads that spin run only when no other can, in turn; each gets several looks before it is a deadlock.
+  Thread *look_again() {
+    if (spinning.empty() || idle++ > 4 * count) return nullptr;
+    Thread *t = spinning.front();
+    spinning.pop_front();
+    return t;
+  }
+
+  void spin(const Place &at) {
+    spinning.push_back(current);
+    park(at);
+  }
+
+  void bulk(void *barrier, std::function<void()> work) {
+    if (runtime.lazy) flying.emplace_back(barrier, std::move(work));
+    else work();
+  }
+
+  void land(void *barrier) {
+    for (size_t i = 0; i < flying.size();) {
+      if (flying[i].first != barrier) {
+        i++;
+        continue;
+      }
+      auto work = std::move(flying[i].second);
+      flying.erase(flying.begin() + i);
+      work();
+    }
   }
 
   // Leaves the running thread for the next one, or for home if there is none.

@@ -32,12 +32,22 @@ struct Runtime {
   unsigned char *dynamic_shared, *dynamic_end, *static_shared, *static_end;
   // Whether what is asynchronous completes as late as its waits allow, and whether tensor cores add in the other order.
   bool lazy, hostile;
+  bool *fenced;  // the running thread's: wgmma.fence came since its products were last waited for
   void (*barrier)(unsigned number, unsigned threads, const Place &);
   void (*warp)(unsigned mask, void *operands, Collective f, const Place &);
   void (*issue)(Later kind, std::function<void()> work);
   void (*commit)(Later kind);
   // Completes all groups but the newest `keep`.
   void (*wait)(Later kind, unsigned keep);
+  // Work that a barrier in shared memory counts; land completes it.
+  void (*bulk)(void *barrier, std::function<void()> work);
+  void (*land)(void *barrier);
+  // The thread looked in vain and looks again when no other can go on; moved says that somebody's looking may now end.
+  void (*spin)(const Place &);
+  void (*moved)();
+  // For the race detector: what the one thread did before its release, the other knows after its acquire.
+  void (*release)(void *of);
+  void (*acquire)(void *of);
   void (*fail)(const char *why, const Place &);
 };
 
@@ -68,6 +78,7 @@ extern simt::Runtime *simt_runtime;
 #define __host__
 #define __forceinline__
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __align__(n) __attribute__((aligned(n)))
 // One block at a time runs a module, so shared memory is a section of it, poisoned before each block.
 #define __shared__ static __attribute__((section("simt_shared")))
@@ -134,3 +145,4 @@ inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
 #include "twins.hpp"
+#include "hopper.hpp"

@@ -11,6 +11,7 @@
 namespace simt {
 using u16 = uint16_t;
 using u32 = uint32_t;
+using u64 = unsigned long long;
 
 inline float wide(u16 bf16) { return __uint_as_float(u32{bf16} << 16); }
 inline u16 half_of(const u32 *pairs, unsigned i) { return u16(pairs[i / 2] >> 16 * (i % 2)); }

@@ -67,6 +67,12 @@ impl Cuda {
         unsafe { (self.call("emulator_hostile"))(on.into()) };
     }
 
+    /// Whether what this thread queues from now on runs when somebody waits for it, or at once.
+    pub fn lazy_queues(&self, on: bool) {
+        // SAFETY: the stand-in's own declaration.
+        unsafe { (self.call("emulator_lazy_queues"))(on.into()) };
+    }
+
     /// Forgets a fault, which otherwise answers every later call.
     pub fn clear(&self) {
         // SAFETY: the stand-in ignores the argument.
