@@ -140,8 +140,9 @@ UNROLL
 }
 
 // y [m, n] of x [m, k] and w [n, ld]; s [m, width] continues each part's columns over its own strip.
-extern "C" __launch_bounds__(THREADS) __global__ void linear_mma_forward(u16 *y, const u16 *x, const u16 *w, const u16 *s, Parts parts, u32 m,
-                                                                         u32 n, u32 k, u32 ld, u32 width, u32 y_ld, u32 x_ld) {
+extern "C" __launch_bounds__(THREADS) __global__ void linear_mma_forward(u16 *y, const u16 *x, const u16 *w, const u16 *s,
+                                                                         const __grid_constant__ Parts parts, u32 m, u32 n, u32 k,
+                                                                         u32 ld, u32 width, u32 y_ld, u32 x_ld) {
   __shared__ Tiles tiles;
   u32 first = blockIdx.y * TILE_N, last = first + TILE_N < n ? first + TILE_N - 1 : n - 1;
   Product p = {y, x, w, s, m, n, k, ld, width, y_ld, x_ld, parts.slot[part_of(parts, first)], parts.slot[part_of(parts, last) + 1]};
@@ -149,8 +150,9 @@ extern "C" __launch_bounds__(THREADS) __global__ void linear_mma_forward(u16 *y,
 }
 
 // dx [m, k] of dy [m, n] and w [n + width, ld], continued over ds [m, width] and the rows under w.
-extern "C" __launch_bounds__(THREADS) __global__ void linear_mma_backward(u16 *dx, const u16 *dy, const u16 *w, const u16 *ds, Parts parts,
-                                                                          u32 m, u32 k, u32 n, u32 ld, u32 width, u32 dx_ld, u32 dy_ld) {
+extern "C" __launch_bounds__(THREADS) __global__ void linear_mma_backward(u16 *dx, const u16 *dy, const u16 *w, const u16 *ds,
+                                                                          const __grid_constant__ Parts parts, u32 m, u32 k, u32 n,
+                                                                          u32 ld, u32 width, u32 dx_ld, u32 dy_ld) {
   __shared__ Tiles tiles;
   Product p = {dx, dy, w, ds, m, k, n, ld, width, dx_ld, dy_ld, 0, width};
   product<true>(tiles, p, parts);

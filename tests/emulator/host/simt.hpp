@@ -79,6 +79,7 @@ extern simt::Runtime *simt_runtime;
 #define __forceinline__
 #define __launch_bounds__(...)
 #define __grid_constant__
+#define __grid_constant__
 #define __align__(n) __attribute__((aligned(n)))
 // One block at a time runs a module, so shared memory is a section of it, poisoned before each block.
 #define __shared__ static __attribute__((section("simt_shared")))
