@@ -23,8 +23,8 @@ public:
     runtime.land = [](void *barrier) { self->land(barrier); };
     runtime.spin = [](const Place &at) { self->spin(at); };
     runtime.moved = [] { self->idle = 0; };
-    runtime.release = [](void *) {};
-    runtime.acquire = [](void *) {};
+    runtime.release = sanitizers::release;
+    runtime.acquire = sanitizers::acquire;
     runtime.fail = [](const char *why, const Place &at) { self->fail(text(at) + ": " + why); };
   }
 
@@ -39,8 +39,10 @@ public:
     warps.assign((n + 31) / 32, Warp{});
     for (Barrier &b : barriers) b = Barrier{};
     for (unsigned i = 0; i < n; i++) start(i);
+    sanitizers::release(&live);
     enter(*pick());
     home.leave_for(current->fiber);
+    sanitizers::acquire(&home);
     if (error.empty() && !flying.empty()) error = "the block ends before a tensor copy that it started";
     return error.empty() ? error : error + place();
   }
@@ -96,6 +98,8 @@ private:
     t.index = i, t.where = {"its start", "", 0}, t.fenced = false;
     for (unsigned kind = 0; kind < LATER; kind++) t.open[kind].clear(), t.groups[kind].clear();
     t.fiber.prepare([] {
+      Fiber::arrive();
+      sanitizers::acquire(&self->live);
       self->entry->call(self->args);
       self->finish();
     });
@@ -103,8 +107,9 @@ private:
   }
 
   void finish() {
+    sanitizers::release(&home);
     current->state = State::Done, live--;
-    next();
+    next(true);
   }
 
   void ready(Thread &t) {
@@ -163,12 +168,12 @@ private:
   }
 
   // Leaves the running thread for the next one, or for home if there is none.
-  void next() {
+  void next(bool forever = false) {
     Thread *from = current, *to = error.empty() ? pick() : nullptr;
     if (to == from) return enter(*to);
-    if (to) return enter(*to), from->fiber.leave_for(to->fiber);
+    if (to) return enter(*to), from->fiber.leave_for(to->fiber, forever);
     if (live > 0 && error.empty()) error = deadlock();
-    from->fiber.leave_for(home);
+    from->fiber.leave_for(home, forever || !error.empty());
   }
 
   void park(const Place &at) {
@@ -185,7 +190,13 @@ private:
     Barrier &b = barriers[number];
     if (!b.arrived.empty() && b.wanted != wanted) fail(text(at) + ": other threads wait for another number of threads");
     b.wanted = wanted;
-    if (b.arrived.size() + 1 < wanted) return b.arrived.push_back(current), park(at);
+    sanitizers::release(&b);
+    if (b.arrived.size() + 1 < wanted) {
+      b.arrived.push_back(current);
+      park(at);
+      return sanitizers::acquire(&b);
+    }
+    sanitizers::acquire(&b);
     for (Thread *t : b.arrived) ready(*t);
     b.arrived.clear();
     ready(*current), next();
@@ -198,9 +209,12 @@ private:
     if (mask != ~0u) fail(text(at) + ": only whole warps are emulated");
     if (w.arrived && (w.f != f || w.where.line != at.line || strcmp(w.where.file, at.file))) fail(divergent(w, lane, at));
     w.f = f, w.where = at, w.operands[lane] = operands, w.arrived |= 1u << lane;
-    if (w.arrived != exist) return park(at);
+    sanitizers::release(&w);
+    if (w.arrived != exist) return park(at), sanitizers::acquire(&w);
     w.arrived = 0;
+    sanitizers::acquire(&w);
     f(w.operands);
+    sanitizers::release(&w);
     for (unsigned l = 0; l < 32; l++) if ((exist >> l & 1) && l != lane) ready(threads[base + l]);
   }
 
