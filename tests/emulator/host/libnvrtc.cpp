@@ -24,8 +24,8 @@ std::string read(const std::string &path) {
   return {std::istreambuf_iterator<char>(in), {}};
 }
 
-// `EMULATOR_DELETE=FILE:LINE:COLUMN:LENGTH`, counted from 1 by the source's #line marks, takes a call out of the source: what a test
-// says then shows whether anything would miss it.
+// `EMULATOR_DELETE=FILE:LINE:COLUMN:LENGTH:INSTEAD`, counted from 1 by the source's #line marks, exchanges a call in the source: what a
+// test says then shows whether anything would miss it.
 const char *deleted() {
   const char *what = getenv("EMULATOR_DELETE");
   return what ? what : "";
@@ -33,12 +33,13 @@ const char *deleted() {
 std::string without(std::string source) {
   char file[256];
   unsigned line, column, length;
-  if (sscanf(deleted(), "%255[^:]:%u:%u:%u", file, &line, &column, &length) != 4) return source;
+  int used;
+  if (sscanf(deleted(), "%255[^:]:%u:%u:%u:%n", file, &line, &column, &length, &used) != 4) return source;
   std::string mark = "#line 1 \"" + std::string(file) + "\"\n";
   size_t at = source.find(mark);
   if (at == std::string::npos) return source;
   for (at += mark.size(); --line > 0;) at = source.find('\n', at) + 1;
-  return source.replace(at + column - 1, length, "((void)0)");
+  return source.replace(at + column - 1, length, deleted() + used);
 }
 
 // `EMULATOR_SANITIZE=address` or `thread` instruments the kernels; the process has that sanitizer preloaded.

@@ -14,7 +14,7 @@ public:
   Runtime runtime{};
 
   Scheduler() {
-    runtime.barrier = [](unsigned number, unsigned count, const Place &at) { self->barrier(number, count, at); };
+    runtime.barrier = [](unsigned number, unsigned count, bool vote, const Place &at) { return self->barrier(number, count, vote, at); };
     runtime.warp = [](unsigned mask, void *operands, Collective f, const Place &at) { self->collective(mask, operands, f, at); };
     runtime.issue = [](Later kind, std::function<void()> work) { self->issue(kind, std::move(work)); };
     runtime.commit = [](Later kind) { self->current->groups[kind].emplace_back(std::move(self->current->open[kind])); };
@@ -72,6 +72,7 @@ private:
   };
   struct Barrier {
     unsigned wanted = 0;
+    bool vote = false, answer = false;
     std::vector<Thread *> arrived;
   };
   static inline Scheduler *self = nullptr;
@@ -186,20 +187,22 @@ private:
     next();
   }
 
-  void barrier(unsigned number, unsigned wanted, const Place &at) {
+  bool barrier(unsigned number, unsigned wanted, bool vote, const Place &at) {
     Barrier &b = barriers[number];
     if (!b.arrived.empty() && b.wanted != wanted) fail(text(at) + ": other threads wait for another number of threads");
-    b.wanted = wanted;
+    b.wanted = wanted, b.vote |= vote;
     sanitizers::release(&b);
     if (b.arrived.size() + 1 < wanted) {
       b.arrived.push_back(current);
       park(at);
-      return sanitizers::acquire(&b);
+    } else {
+      b.answer = b.vote, b.vote = false;
+      for (Thread *t : b.arrived) ready(*t);
+      b.arrived.clear();
+      ready(*current), next();
     }
     sanitizers::acquire(&b);
-    for (Thread *t : b.arrived) ready(*t);
-    b.arrived.clear();
-    ready(*current), next();
+    return b.answer;
   }
 
   void collective(unsigned mask, void *operands, Collective f, const Place &at) {
