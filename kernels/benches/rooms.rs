@@ -101,7 +101,7 @@ fn linears(b: &mut Bench) -> Result<()> {
             let (da, db) = (b.up(RANK * k, 8)?, b.up(n * RANK, 9)?);
             let examples = b.stream.upload(&[0, rows as u32])?;
             let lora = linear::Lora { rank: RANK, scale: 2.0, a: a.view(), b: bb.view() };
-            let base = linear::Part { weight: Panels::new(w.view(), n, k)?, bias: None, lora: None };
+            let base = linear::Part { weight: Panels::new(w.view(), n, k)?.into(), bias: None, lora: None };
             let tuned = [linear::Part { lora: Some(lora), ..base }];
             let (flops, extra) = ((2 * rows * n * k) as f64, (2 * rows * RANK * (n + k)) as f64);
             let bytes = 4.0 * (n * k + rows * (n + k)) as f64;

@@ -1,7 +1,8 @@
 //! What the tests of the rooms share: inputs, streams, limits, and the golden files of `PLE_SHARED`.
 
 use crate::sample::{Tag, key, philox};
-use runtime::{Isa, Stream};
+use half::bf16;
+use runtime::{Buffer, DType, Isa, Result, Stream, View};
 use std::path::PathBuf;
 
 /// Standard normal values, a function of the seed.
@@ -31,13 +32,55 @@ pub fn stream() -> Stream {
 
 /// Runs `f` on the emulated CUDA device in each of [`emulator::Mode::PAIRS`] and says which device it was; nothing happens, said
 /// aloud, where there is none.
-pub fn on_cuda<E: std::fmt::Debug>(room: &str, f: impl Fn(&Stream) -> Result<(), E>) {
+pub fn on_cuda<E: std::fmt::Debug>(room: &str, f: impl Fn(&Stream) -> std::result::Result<(), E>) {
     let Some(cuda) = emulator::cuda() else { return };
     for mode in emulator::Mode::PAIRS {
         cuda.mode(mode);
         println!("room {room} cuda:0 (emulated) {mode}");
         f(&cuda.stream).unwrap();
     }
+}
+
+/// Activations on a device, in f32 or in bf16.
+pub enum Acts {
+    F32(Buffer<f32>),
+    Bf16(Buffer<bf16>),
+}
+
+impl Acts {
+    /// The values, rounded to the storage.
+    pub fn put(s: &Stream, dtype: DType, values: &[f32]) -> Result<Acts> {
+        match dtype {
+            DType::Bf16 => Ok(Acts::Bf16(s.upload(&values.iter().map(|v| bf16::from_f32(*v)).collect::<Vec<_>>())?)),
+            _ => Ok(Acts::F32(s.upload(values)?)),
+        }
+    }
+
+    /// NaNs: what an output holds before a checked launch.
+    pub fn nan(s: &Stream, dtype: DType, len: usize) -> Result<Acts> {
+        Acts::put(s, dtype, &vec![f32::NAN; len])
+    }
+
+    /// As an operand.
+    pub fn view(&self) -> View<'_> {
+        match self {
+            Acts::F32(b) => b.view(),
+            Acts::Bf16(b) => b.view(),
+        }
+    }
+
+    /// The values, widened.
+    pub fn get(&self) -> Result<Vec<f32>> {
+        match self {
+            Acts::F32(b) => b.to_vec(),
+            Acts::Bf16(b) => Ok(b.to_vec()?.iter().map(|v| v.to_f32()).collect()),
+        }
+    }
+}
+
+/// Rounded to bf16.
+pub fn rounded(x: &[f32]) -> Vec<f32> {
+    x.iter().map(|v| bf16::from_f32(*v).to_f32()).collect()
 }
 
 /// Widened.
@@ -63,6 +106,25 @@ pub fn close(what: &str, got: &[f32], want: &[f64], limit: f64) {
     let error = deviation(got, want);
     println!("{what}: {error:.2e} of {limit:.0e}");
     assert!(error <= limit, "{what}: deviation {error:e} above {limit:e}");
+}
+
+/// Fails if the error relative to the norm of what is wanted is above `tensor` over the tensor, or above `row` over its worst row of
+/// `width`.
+pub fn within(what: &str, got: &[f32], want: &[f64], width: usize, tensor: f64, row: f64) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    let error = |got: &[f32], want: &[f64]| {
+        let diff: f64 = got.iter().zip(want).map(|(g, w)| (*g as f64 - w).powi(2)).sum();
+        (diff / want.iter().map(|w| w * w).sum::<f64>().max(1e-30)).sqrt()
+    };
+    let rows = got.chunks(width).zip(want.chunks(width)).map(|(g, w)| error(g, w));
+    let (all, worst) = (error(got, want), rows.fold(0.0, |a: f64, b| if b <= a { a } else { b }));
+    assert!(all <= tensor && worst <= row, "{what}: tensor {all:e} (limit {tensor:e}), worst row {worst:e} (limit {row:e})");
+}
+
+/// [`within`] the limits of a result that was rounded once to bf16: 2.2e-3, and 4e-3 in the worst row. A single value may be off by
+/// 2^-8, so a tensor of less than 16 is judged as a row.
+pub fn rounds_once(what: &str, got: &[f32], want: &[f64], width: usize) {
+    within(what, got, want, width, if want.len() < 16 { 4e-3 } else { 2.2e-3 }, 4e-3);
 }
 
 /// Fails unless `gradient` is the derivative of `f` at `x`, by central differences in f64.

@@ -4,6 +4,13 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 typedef unsigned short u16;
 
+// Before a loop whose arrays must lie in registers.
+#ifdef SIMT
+#define UNROLL
+#else
+#define UNROLL _Pragma("unroll")
+#endif
+
 #define NOT_A_NUMBER __uint_as_float(0x7fc00000u)
 #define INFINITE __uint_as_float(0x7f800000u)
 #define LOG2_E __uint_as_float(0x3fb8aa3bu)
@@ -84,9 +91,6 @@ __device__ float law_erf(float x) {
   float large = 1.0f - law_exp(0.0f - horner(b, d));
   return with_sign(a < 1.0f ? small : large, x);
 }
-
-// Index of element (n, k) of panels [N/32][K][32] with K columns.
-__device__ u64 panel_index(u32 n, u32 k, u32 columns) { return ((u64)(n / 32) * columns + k) * 32 + n % 32; }
 
 // LAW A2 over a row, by the first sixteen lanes of a block: element i of a stretch that starts at a multiple of 16 enters
 // accumulator i mod 16 by fma.

@@ -5,8 +5,8 @@ use runtime::{Arg, DType, Defines, Kernel, Launch, Ptr, Result, View, ensure};
 /// Threads of a block wherever threads run over elements.
 pub(crate) const BLOCK: u32 = 256;
 
-/// A kernel of the room that calls this: its source is `common.cuh`, `ptx.cuh` and the room's own file, each under its own name in
-/// messages.
+/// A kernel of the room that calls this: its source is `common.cuh`, `ptx.cuh`, `stored.cuh` and the room's own file, each under its own
+/// name in messages.
 macro_rules! kernel {
     ($name:literal, $file:literal) => {
         runtime::Kernel {
@@ -16,6 +16,8 @@ macro_rules! kernel {
                 include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/common.cuh")),
                 "#line 1 \"ptx.cuh\"\n",
                 include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/ptx.cuh")),
+                "#line 1 \"stored.cuh\"\n",
+                include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/stored.cuh")),
                 concat!("#line 1 \"", $file, "\"\n"),
                 include_str!($file)
             ),
@@ -47,6 +49,17 @@ pub(crate) fn optional(room: &str, view: View<'_>, dtype: DType) -> Result<Arg<'
     if view.is_empty() { Ok(Arg::Ptr(Ptr(0))) } else { operand(room, view, dtype) }
 }
 
+/// Storage of activations and of the weights beside them: f32 or bf16.
+pub(crate) fn stored(room: &str, view: View<'_>) -> Result<DType> {
+    ensure!(matches!(view.dtype(), DType::F32 | DType::Bf16), "{room}: wanted activations in f32 or bf16, got {}", view.dtype());
+    Ok(view.dtype())
+}
+
+/// The variant for this storage.
+pub(crate) fn variant(stored: DType) -> Defines {
+    Defines(if stored == DType::Bf16 { vec![("BF16", 1)] } else { Vec::new() })
+}
+
 /// A size that a kernel takes as 32 bits.
 pub(crate) fn size(room: &str, n: usize) -> Result<Arg<'static>> {
     ensure!(u32::try_from(n).is_ok(), "{room}: a size of {n}, wanted at most {}", u32::MAX);
@@ -55,10 +68,9 @@ pub(crate) fn size(room: &str, n: usize) -> Result<Arg<'static>> {
 
 /// Every kernel and variant that a launcher here may ask for.
 pub fn kernels() -> Vec<(Kernel, Defines)> {
-    let rooms = [&crate::adamw::KERNELS[..], &crate::rms_norm::KERNELS, &crate::rope::KERNELS, &crate::swiglu::KERNELS];
-    let plain = rooms.into_iter().flatten().map(|k| (*k, Defines::default()));
-    let tables = [DType::F32, DType::Bf16, DType::F16].into_iter();
-    let embedding = tables.flat_map(|t| crate::embedding::KERNELS.map(|k| (k, crate::embedding::variant(t))));
-    let probes = crate::conformance::KERNELS.iter().map(|k| (*k, Defines::default()));
-    plain.chain(embedding).chain(probes).collect()
+    let one = [&crate::adamw::KERNELS[..], &crate::linear::KERNELS, &crate::conformance::KERNELS];
+    let both = [&crate::embedding::KERNELS[..], &crate::rms_norm::KERNELS, &crate::rope::KERNELS, &crate::swiglu::KERNELS];
+    let plain = one.into_iter().flatten().map(|k| (*k, variant(DType::F32)));
+    let stored = both.into_iter().flatten().flat_map(|k| [DType::F32, DType::Bf16].map(|stored| (*k, variant(stored))));
+    plain.chain(stored).chain(crate::linear::mma::variants()).collect()
 }

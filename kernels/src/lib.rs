@@ -21,6 +21,7 @@ pub mod rope;
 pub mod sample;
 pub mod score;
 pub mod swiglu;
+pub mod weight;
 
 #[cfg(test)]
 mod barriers;

@@ -108,7 +108,7 @@ impl Transformer {
                 let mut dw = [View::none(DType::F32); 3];
                 let mut db = [None; 3];
                 for (i, m) in modules.iter().enumerate() {
-                    dw[i] = p.grads.view(of(m).panels)?;
+                    dw[i] = p.grads.view(of(m).weight)?;
                     db[i] = of(m).bias.map(|r| p.grads.view(r)).transpose()?;
                 }
                 let n: [usize; 3] = std::array::from_fn(|i| modules.get(i).map_or(0, |m| of(m).n));
@@ -176,7 +176,7 @@ impl Transformer {
     /// Full tuning: embedding and head, one example's partial at a time; a tied matrix takes head rows first, then look-ups.
     fn ends_backward(&self, p: &Pass<'_>, b: &Batch, h: Head<'_>, dout: View<'_>, stream: usize) -> Result<()> {
         let partial = p.grads.partial.as_ref().ok_or_else(|| Error::Batch("gradients without a partial".into()))?.view();
-        let (embedding, head) = (self.base.embedding.panels, self.base.head.as_ref().map(|h| h.panels));
+        let (embedding, head) = (self.base.embedding.weight, self.base.head.as_ref().map(|h| h.weight));
         let (a, c) = (p.a, self.config.hidden_size);
         let dx = p.view(p.at.stream[stream], c)?;
         for (example, tree) in b.examples.iter().zip(&b.trees) {

@@ -1,11 +1,12 @@
-//! The base weights on the device, in one arena: matrices packed in panels, norms and biases in f32.
+//! The base weights on the device, in one arena: matrices as the device keeps them, norms and biases in f32.
 
 use crate::Result;
 use crate::config::Config;
 use crate::lora::Tensor;
 use crate::weights::Checkpoint;
-use kernels::panels::{self, Panels};
+use kernels::panels::Panels;
 use kernels::sample;
+use kernels::weight::{self, Weight};
 use runtime::{Arena, DType, Plan, Region, Stream};
 use std::path::Path;
 
@@ -43,7 +44,7 @@ pub const MODULE_NAMES: [&str; MODULES] = [
 /// A matrix `[n, k]` and its bias.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Matrix {
-    pub panels: Region,
+    pub weight: Region,
     pub bias: Option<Region>,
     pub n: usize,
     pub k: usize,
@@ -61,6 +62,7 @@ pub(crate) struct Layer {
 #[derive(Debug)]
 pub struct Base {
     arena: Arena,
+    form: weight::Layout,
     pub(crate) embedding: Matrix,
     pub(crate) layers: Vec<Layer>,
     pub(crate) final_norm: Region,
@@ -91,6 +93,7 @@ fn stored_as(values: &[f32], dtype: DType) -> Vec<u8> {
 /// Lays out every tensor; the dtype of matrices is asked by name.
 struct Layout<'a> {
     plan: Plan,
+    form: weight::Layout,
     tensors: Vec<Tensor>,
     dtype: &'a dyn Fn(&str) -> Result<DType>,
 }
@@ -103,16 +106,16 @@ impl Layout<'_> {
     }
 
     fn matrix(&mut self, name: &str, n: usize, k: usize, bias: bool) -> Result<Matrix> {
-        let weight = format!("{name}.weight");
-        let panels = self.plan.region(panels::packed_len(n, k), (self.dtype)(&weight)?);
-        self.tensors.push(Tensor { name: weight, region: panels, shape: [n, k] });
+        let title = format!("{name}.weight");
+        let weight = self.plan.region(self.form.len(&[n], k), (self.dtype)(&title)?);
+        self.tensors.push(Tensor { name: title, region: weight, shape: [n, k] });
         let bias = bias.then(|| self.vector(format!("{name}.bias"), n));
-        Ok(Matrix { panels, bias, n, k })
+        Ok(Matrix { weight, bias, n, k })
     }
 
     fn layer(&mut self, c: &Config, l: usize) -> Result<Layer> {
         let input_norm = self.vector(format!("model.layers.{l}.input_layernorm.weight"), c.hidden_size);
-        let mut modules = [Matrix { panels: input_norm, bias: None, n: 0, k: 0 }; MODULES];
+        let mut modules = [Matrix { weight: input_norm, bias: None, n: 0, k: 0 }; MODULES];
         for (m, (n, k)) in sizes(c).into_iter().enumerate() {
             let bias = if m < GATE { c.attention_bias } else { c.mlp_bias };
             modules[m] = self.matrix(&format!("model.layers.{l}.{}", MODULE_NAMES[m]), n, k, bias)?;
@@ -125,7 +128,7 @@ impl Layout<'_> {
 impl Base {
     /// Plans and allocates the weights without filling them.
     fn allocate(s: &Stream, c: &Config, dtype: &dyn Fn(&str) -> Result<DType>) -> Result<Base> {
-        let mut layout = Layout { plan: Plan::default(), tensors: Vec::new(), dtype };
+        let mut layout = Layout { plan: Plan::default(), form: weight::Layout::of(s, &[]), tensors: Vec::new(), dtype };
         let embedding = layout.matrix("model.embed_tokens", c.vocab_size, c.hidden_size, false)?;
         let layers = (0..c.num_hidden_layers).map(|l| layout.layer(c, l)).collect::<Result<Vec<_>>>()?;
         let final_norm = layout.vector("model.norm.weight".into(), c.hidden_size);
@@ -136,7 +139,17 @@ impl Base {
             (false, false) => Some(layout.matrix("lm_head", c.vocab_size, c.hidden_size, false)?),
         };
         let arena = Arena::new(s, layout.plan.bytes())?;
-        Ok(Base { arena, embedding, layers, final_norm, head, score, tensors: layout.tensors, sizes: sizes(c) })
+        Ok(Base {
+            arena,
+            form: layout.form,
+            embedding,
+            layers,
+            final_norm,
+            head,
+            score,
+            tensors: layout.tensors,
+            sizes: sizes(c),
+        })
     }
 
     /// Loads a checkpoint. Matrices keep the file's storage type unless `dtype` says otherwise (f32 widens exactly).
@@ -162,9 +175,9 @@ impl Base {
             if !self.is_matrix(t) {
                 view.write(s, &data.to_f32())?;
             } else if view.dtype() == data.dtype {
-                panels::pack(s, view, data.bytes, t.shape[0], t.shape[1])?;
+                weight::load(s, self.matrix(t.region, t.shape)?, data.bytes)?;
             } else {
-                panels::pack(s, view, &stored_as(&data.to_f32(), view.dtype()), t.shape[0], t.shape[1])?;
+                weight::load(s, self.matrix(t.region, t.shape)?, &stored_as(&data.to_f32(), view.dtype()))?;
             }
         }
         Ok(())
@@ -187,7 +200,7 @@ impl Base {
                         (2.0 * ((word >> 8) as f32 * (-24f32).exp2()) - 1.0) * bound
                     })
                     .collect();
-                panels::pack(s, view, bytemuck::cast_slice(&w), t.shape[0], t.shape[1])?;
+                weight::load(s, base.matrix(t.region, t.shape)?, bytemuck::cast_slice(&w))?;
             } else if !t.name.ends_with("bias") {
                 view.write(s, &vec![1.0f32; t.region.len()])?;
             }
@@ -199,15 +212,13 @@ impl Base {
     pub fn save(&self, s: &Stream, folder: &Path) -> Result<()> {
         let mut rows: Vec<(String, Vec<usize>, Vec<f32>)> = Vec::new();
         for t in &self.tensors {
-            let view = self.arena.view(t.region)?;
-            let mut w = vec![0.0; t.shape[0] * t.shape[1]];
-            let shape = if self.is_matrix(t) {
-                panels::unpack(s, &mut w, Panels::new(view, t.shape[0], t.shape[1])?)?;
-                t.shape.to_vec()
-            } else {
-                view.read(s, &mut w)?;
-                if t.name == "score.weight" { t.shape.to_vec() } else { vec![t.shape[1]] }
-            };
+            if self.is_matrix(t) {
+                rows.push((t.name.clone(), t.shape.to_vec(), weight::read(s, self.matrix(t.region, t.shape)?)?));
+                continue;
+            }
+            let mut w = vec![0.0; t.region.len()];
+            self.arena.view(t.region)?.read(s, &mut w)?;
+            let shape = if t.name == "score.weight" { t.shape.to_vec() } else { vec![t.shape[1]] };
             rows.push((t.name.clone(), shape, w));
         }
         let tensors: Vec<_> = rows
@@ -226,7 +237,7 @@ impl Base {
         &self.arena
     }
 
-    /// Every tensor in arena order. Matrices are in panel layout.
+    /// Every tensor in arena order. Matrices are laid out as the device keeps them.
     pub fn tensors(&self) -> &[Tensor] {
         &self.tensors
     }
@@ -253,7 +264,16 @@ impl Base {
         self.tensors.iter().map(|t| t.shape[0] * t.shape[1]).sum()
     }
 
+    fn matrix(&self, region: Region, [n, k]: [usize; 2]) -> Result<Weight<'_>> {
+        Ok(self.form.weight(self.arena.view(region)?, &[n], k, 0)?)
+    }
+
+    pub(crate) fn weight(&self, m: &Matrix) -> Result<Weight<'_>> {
+        self.matrix(m.weight, [m.n, m.k])
+    }
+
+    /// The matrix for rooms that the CPU alone has.
     pub(crate) fn panels(&self, m: &Matrix) -> Result<Panels<'_>> {
-        Ok(Panels::new(self.arena.view(m.panels)?, m.n, m.k)?)
+        Ok(self.weight(m)?.panels("base")?)
     }
 }

@@ -65,7 +65,7 @@ impl Transformer {
 
     /// Logits of normed hidden rows.
     pub(crate) fn logits_of(&self, s: &Stream, logits: View<'_>, hidden: View<'_>) -> Result<()> {
-        let weight = self.base.panels(self.lm_head()?)?;
+        let weight = self.base.weight(self.lm_head()?)?;
         let part = linear::Part { weight, bias: None, lora: None };
         Ok(linear::forward(s, logits, View::none(runtime::DType::F32), hidden, &[part])?)
     }
@@ -84,7 +84,7 @@ impl Transformer {
     pub(crate) fn body(&self, s: &Stream, a: &Acts, ad: Adapter, context: &Context<'_>) -> Result<()> {
         let (n, c) = (a.size.0, self.config.hidden_size);
         let first = a.view(a.at.layers[0].input, n * c)?;
-        embedding::forward(s, first, a.view(a.at.tokens, n)?, self.base.panels(&self.base.embedding)?, 1.0)?;
+        embedding::forward(s, first, a.view(a.at.tokens, n)?, self.base.weight(&self.base.embedding)?, 1.0)?;
         for layer in 0..self.base.layers() {
             self.attention_block(s, a, layer, ad, context)?;
             self.mlp_block(s, a, layer, ad)?;

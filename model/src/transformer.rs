@@ -207,7 +207,7 @@ impl Transformer {
         let (arena, tensors) = self.trained(tune)?;
         let tensors = tensors.to_vec();
         let partial = match tune {
-            Tune::Full => Some(s.zeros(self.base.embedding.panels.len())?),
+            Tune::Full => Some(s.zeros(self.base.embedding.weight.len())?),
             Tune::Lora(_) => None,
         };
         Ok(Grads { tune, arena: Arena::new(s, arena.bytes())?, partial, tensors })
@@ -222,7 +222,7 @@ impl Transformer {
             },
             Tune::Full => {
                 let matrices = self.base.layers.iter().flat_map(|l| l.modules.iter()).chain([&self.base.embedding]);
-                if matrices.into_iter().any(|m| self.base.panels(m).is_ok_and(|p| p.data.dtype() != DType::F32)) {
+                if matrices.into_iter().any(|m| self.base.weight(m).is_ok_and(|w| w.data().dtype() != DType::F32)) {
                     return Err(Error::Batch("full tuning needs f32 weights: load with dtype float32".into()));
                 }
                 Ok((self.base.arena(), self.base.tensors()))
@@ -250,7 +250,7 @@ impl Transformer {
         let m = &self.base.layers[layer].modules[module];
         let bias = m.bias.map(|b| self.base.arena().view(b)).transpose()?;
         let lora = lora.map_or(Ok(None), |l| l.of(layer, module))?;
-        Ok(linear::Part { weight: self.base.panels(m)?, bias, lora })
+        Ok(linear::Part { weight: self.base.weight(m)?, bias, lora })
     }
 
     /// Calls `run` with the operands of a module group.

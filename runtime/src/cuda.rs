@@ -14,6 +14,8 @@ mod events;
 #[cfg(feature = "cuda")]
 mod graphs;
 #[cfg(feature = "cuda")]
+mod library;
+#[cfg(feature = "cuda")]
 mod modules;
 #[cfg(feature = "cuda")]
 mod tensor_map;

@@ -35,7 +35,7 @@ fn build(host: &Path, out: &Path) -> Result<(), String> {
         format!("-DEMULATOR_HOST=\"{}\"", host.display()),
         format!("-DEMULATOR_CXX=\"{cxx}\""),
     ];
-    for name in ["libcuda", "libnvrtc"] {
+    for name in ["libcuda", "libnvrtc", "libcublasLt"] {
         let made = Command::new(&cxx)
             .args(["-std=c++17", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"])
             .args(&defines)

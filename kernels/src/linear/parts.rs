@@ -145,12 +145,12 @@ impl<'a> Group<'a> {
         let empty = View::none(DType::F32);
         for (part, module) in parts.iter().zip(&mut group.modules) {
             let (rank, scale, a, b) = part.lora.map_or((0, 0.0, empty, empty), |l| (l.rank, l.scale, l.a, l.b));
-            let n = part.weight.n;
+            let weight = part.weight.panels("linear")?;
             // SAFETY: the caller's promise.
             *module = unsafe {
                 Module {
-                    weight: Stock::new(part.weight)?,
-                    n,
+                    weight: Stock::new(weight)?,
+                    n: weight.n,
                     bias: part.bias.map(|b| b.host()).transpose()?,
                     rank,
                     scale,
@@ -161,10 +161,10 @@ impl<'a> Group<'a> {
                     panel: group.panels,
                 }
             };
-            group.k = part.weight.k;
-            group.n += n;
+            group.k = weight.k;
+            group.n += weight.n;
             group.ranks += rank;
-            group.panels += n.div_ceil(PANEL);
+            group.panels += weight.n.div_ceil(PANEL);
         }
         Ok(group)
     }

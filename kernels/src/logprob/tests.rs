@@ -87,7 +87,7 @@ impl<'a> Loaded<'a> {
         let x: Vec<f32> = self.p.rows.iter().flat_map(|&r| self.p.x[r as usize * c..][..c].to_vec()).collect();
         let (x, logits, logp) = (s.upload(&x)?, nans(s, m * head.n), nans(s, m));
         let none = View::none(DType::F32);
-        linear::forward(s, logits.view(), none, x.view(), &[Part { weight: head, bias: None, lora: None }])?;
+        linear::forward(s, logits.view(), none, x.view(), &[Part { weight: head.into(), bias: None, lora: None }])?;
         of_logits(s, logp.view(), logits.view(), targets, self.p.scaling)?;
         logp.to_vec()
     }

@@ -9,21 +9,20 @@
 //! dw[c]    += p,  p = fma(dy[n,c], x̂[n,c], p)          rows of an example ascending from +0, examples in order (LAW A7)
 //! ```
 //! Every operation written here rounds by itself; `x` of the backward pass is the v of the forward pass.
-//! x, delta, sum, y, dx, dy, add: [N, C] f32. w, dw: `[C]` f32. rstd: `[N]` f32, kept for backward. `=` everywhere but in dw.
+//! x, delta, sum, y, dx, dy, add: [N, C] f32, on CUDA also bf16: each result is rounded once, and v is the rounded sum. w, dw: `[C]` f32.
+//! rstd: `[N]` f32, kept for backward. `=` everywhere but in dw.
 //! Bytes: forward 8 NC (16 NC with a delta), backward 12 NC (16 with `add`), dw 8 NC. FLOPs: 4 NC, 9 NC, 3 NC.
 //! On CUDA a block owns a row and sums it in A2's own order: the CPU's bits. Spans of `examples` are cut at N there; the CPU refuses them.
 //! order: law
 
-use crate::cuda::{blocks, elements, kernel, operand, optional, size};
-use runtime::{Arg, DType, DType::F32, DType::U32, Kernel, Result, Stream, View, disjoint, ensure};
+use crate::cuda::{blocks, elements, kernel, operand, optional, size, stored, variant};
+use runtime::{Arg, DType::F32, DType::U32, Kernel, Launch, Result, Stream, View, disjoint, ensure};
 
 mod cpu;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;
-
-const NONE: DType = DType::F32;
 
 pub(crate) const KERNELS: [Kernel; 4] = [
     kernel!("rms_norm_forward", "rms_norm.cu"),
@@ -58,16 +57,17 @@ pub fn forward(
             ensure!(fits, "rms_norm::forward: sum and delta have {} and {} elements, wanted {len}", sum.len(), delta.len());
             (sum, delta)
         }
-        None => (View::none(NONE), View::none(NONE)),
+        None => (View::none(x.dtype()), View::none(x.dtype())),
     };
     disjoint("rms_norm::forward", &[y, rstd, sum], &[x, delta, w])?;
     let Some(pool) = s.host() else {
-        let (room, rows) = ("rms_norm::forward", rstd.len());
-        let out = [operand(room, y, F32)?, operand(room, rstd, F32)?, optional(room, sum, F32)?];
-        let input = [operand(room, x, F32)?, optional(room, delta, F32)?, operand(room, w, F32)?];
+        let (room, stored) = ("rms_norm::forward", stored("rms_norm::forward", x)?);
+        let out = [operand(room, y, stored)?, operand(room, rstd, F32)?, optional(room, sum, stored)?];
+        let input = [operand(room, x, stored)?, optional(room, delta, stored)?, operand(room, w, F32)?];
+        let launch = Launch { defines: variant(stored), ..blocks(rstd.len())? };
         let scalars = [size(room, w.len())?, Arg::Bits(eps), Arg::Bits(weight_offset)];
         // SAFETY: the kernel's arguments, checked to be [rows, C], `[rows]` and `[C]`.
-        return unsafe { s.launch(&KERNELS[0], &blocks(rows)?, &[out, input, scalars].concat()) };
+        return unsafe { s.launch(&KERNELS[0], &launch, &[out, input, scalars].concat()) };
     };
     // SAFETY: the device is the CPU and `disjoint` keeps the outputs apart from everything else.
     unsafe {
@@ -83,11 +83,12 @@ pub fn apply(s: &Stream, y: View<'_>, x: View<'_>, rstd: View<'_>, w: View<'_>, 
     ensure!(y.len() == len, "rms_norm::apply: y has {} elements, wanted {len}", y.len());
     disjoint("rms_norm::apply", &[y], &[x, rstd, w])?;
     let Some(pool) = s.host() else {
-        let room = "rms_norm::apply";
-        let views = [operand(room, y, F32)?, operand(room, x, F32)?, operand(room, rstd, F32)?, operand(room, w, F32)?];
+        let (room, stored) = ("rms_norm::apply", stored("rms_norm::apply", x)?);
+        let launch = Launch { defines: variant(stored), ..blocks(rstd.len())? };
+        let views = [operand(room, y, stored)?, operand(room, x, stored)?, operand(room, rstd, F32)?, operand(room, w, F32)?];
         let args = [&views[..], &[size(room, w.len())?, Arg::Bits(weight_offset)]].concat();
         // SAFETY: as in `forward`.
-        return unsafe { s.launch(&KERNELS[1], &blocks(rstd.len())?, &args) };
+        return unsafe { s.launch(&KERNELS[1], &launch, &args) };
     };
     // SAFETY: the device is the CPU and `disjoint` keeps the output apart from everything else.
     unsafe { cpu::apply(pool, y.host_mut()?, x.host()?, rstd.host()?, w.host()?, weight_offset) };
@@ -109,15 +110,16 @@ pub fn backward(
     let added = add.map_or(len, |a| a.len());
     let fits = dx.len() == len && dy.len() == len && added == len;
     ensure!(fits, "rms_norm::backward: dx, dy, add have {}, {}, {added} elements, wanted {len}", dx.len(), dy.len());
-    let add = add.unwrap_or(View::none(NONE));
+    let add = add.unwrap_or(View::none(x.dtype()));
     disjoint("rms_norm::backward", &[dx], &[dy, x, rstd, w, add])?;
     let Some(pool) = s.host() else {
-        let room = "rms_norm::backward";
-        let rows = [operand(room, dx, F32)?, operand(room, dy, F32)?, operand(room, x, F32)?];
-        let rest = [operand(room, rstd, F32)?, operand(room, w, F32)?, optional(room, add, F32)?];
+        let (room, stored) = ("rms_norm::backward", stored("rms_norm::backward", x)?);
+        let launch = Launch { defines: variant(stored), ..blocks(rstd.len())? };
+        let rows = [operand(room, dx, stored)?, operand(room, dy, stored)?, operand(room, x, stored)?];
+        let rest = [operand(room, rstd, F32)?, operand(room, w, F32)?, optional(room, add, stored)?];
         let args = [&rows[..], &rest, &[size(room, w.len())?, Arg::Bits(weight_offset)]].concat();
         // SAFETY: as in `forward`.
-        return unsafe { s.launch(&KERNELS[2], &blocks(rstd.len())?, &args) };
+        return unsafe { s.launch(&KERNELS[2], &launch, &args) };
     };
     // SAFETY: the device is the CPU and `disjoint` keeps the output apart from everything else.
     unsafe {
@@ -132,13 +134,14 @@ pub fn backward_weight(s: &Stream, dw: View<'_>, dy: View<'_>, x: View<'_>, rstd
     ensure!(dy.len() == len, "rms_norm::backward_weight: dy has {} elements, wanted {len}", dy.len());
     disjoint("rms_norm::backward_weight", &[dw], &[dy, x, rstd, examples])?;
     let Some(pool) = s.host() else {
-        let room = "rms_norm::backward_weight";
+        let (room, stored) = ("rms_norm::backward_weight", stored("rms_norm::backward_weight", x)?);
+        let launch = Launch { defines: variant(stored), ..elements(dw.len())? };
         ensure!(examples.len().is_multiple_of(2), "{room}: examples has {} elements, wanted [E, 2]", examples.len());
-        let rows = [operand(room, dw, F32)?, operand(room, dy, F32)?, operand(room, x, F32)?];
+        let rows = [operand(room, dw, F32)?, operand(room, dy, stored)?, operand(room, x, stored)?];
         let rest = [operand(room, rstd, F32)?, operand(room, examples, U32)?];
         let sizes = [size(room, examples.len() / 2)?, size(room, rstd.len())?, size(room, dw.len())?];
         // SAFETY: as in `forward`; the kernel cuts spans at the rows there are.
-        return unsafe { s.launch(&KERNELS[3], &elements(dw.len())?, &[&rows[..], &rest, &sizes].concat()) };
+        return unsafe { s.launch(&KERNELS[3], &launch, &[&rows[..], &rest, &sizes].concat()) };
     };
     // SAFETY: the device is the CPU and `disjoint` keeps the output apart from everything else.
     let (dw, dy, x, rstd, examples) = unsafe { (dw.host_mut()?, dy.host()?, x.host()?, rstd.host()?, examples.host()?) };

@@ -1,6 +1,6 @@
 use super::*;
-use crate::check::{Golden, bits, close, differentiates, normal, on_cuda, stream, streams, wide};
-use runtime::Buffer;
+use crate::check::{Acts, Golden, bits, close, differentiates, normal, on_cuda, rounded, rounds_once, stream, streams, wide};
+use runtime::DType;
 
 /// Inputs of one case; `rows` picks a cut of them.
 struct Case {
@@ -24,23 +24,33 @@ impl Case {
         Case { c, x, delta: some(4), dy, w, add: some(5), eps: 1e-5, offset }
     }
 
+    /// The same with everything that is stored in bf16 rounded beforehand.
+    fn rounded(self) -> Case {
+        let some = |v: Option<Vec<f32>>| v.map(|v| rounded(&v));
+        Case { x: rounded(&self.x), dy: rounded(&self.dy), delta: some(self.delta), add: some(self.add), ..self }
+    }
+
     fn run(&self, s: &Stream, rows: std::ops::Range<usize>, examples: &[u32]) -> Result<Made> {
+        self.stored(s, F32, rows, examples)
+    }
+
+    fn stored(&self, s: &Stream, dtype: DType, rows: std::ops::Range<usize>, examples: &[u32]) -> Result<Made> {
         let (n, part) = (rows.len(), rows.start * self.c..rows.end * self.c);
-        let nan = |len: usize| s.upload(&vec![f32::NAN; len]);
-        let up = |v: &Vec<f32>| s.upload(&v[part.clone()]);
+        let nan = |len: usize| Acts::nan(s, dtype, len);
+        let up = |v: &Vec<f32>| Acts::put(s, dtype, &v[part.clone()]);
         let (x, dy, w) = (up(&self.x)?, up(&self.dy)?, s.upload(&self.w)?);
-        let delta: Option<Buffer<f32>> = self.delta.as_ref().map(up).transpose()?;
+        let delta: Option<Acts> = self.delta.as_ref().map(up).transpose()?;
         let add = self.add.as_ref().map(up).transpose()?;
-        let (y, rstd, again, dx) = (nan(part.len())?, nan(n)?, nan(part.len())?, nan(part.len())?);
+        let (y, rstd, again, dx) = (nan(part.len())?, Acts::nan(s, F32, n)?, nan(part.len())?, nan(part.len())?);
         let sum = nan(if delta.is_some() { part.len() } else { 0 })?;
         let dw = s.zeros::<f32>(self.c)?;
-        let delta = delta.as_ref().map(Buffer::view);
+        let delta = delta.as_ref().map(Acts::view);
         forward(s, y.view(), rstd.view(), sum.view(), x.view(), delta, w.view(), self.eps, self.offset)?;
         let v = if delta.is_some() { sum.view() } else { x.view() };
         apply(s, again.view(), v, rstd.view(), w.view(), self.offset)?;
-        backward(s, dx.view(), dy.view(), v, rstd.view(), w.view(), add.as_ref().map(Buffer::view), self.offset)?;
+        backward(s, dx.view(), dy.view(), v, rstd.view(), w.view(), add.as_ref().map(Acts::view), self.offset)?;
         backward_weight(s, dw.view(), dy.view(), v, rstd.view(), s.upload(examples)?.view())?;
-        Ok([y.to_vec()?, rstd.to_vec()?, sum.to_vec()?, again.to_vec()?, dx.to_vec()?, dw.to_vec()?])
+        Ok([y.get()?, rstd.get()?, sum.get()?, again.get()?, dx.get()?, dw.to_vec()?])
     }
 
     /// v as the room sees it.
@@ -60,6 +70,32 @@ fn against_f64() -> Result<()> {
 #[test]
 fn on_cuda_against_f64_and_as_on_the_cpu() {
     on_cuda("rms_norm", |s| accurate(s).and_then(|()| lawful(std::slice::from_ref(s))));
+}
+
+#[test]
+fn on_cuda_in_bf16_the_cpus_values_rounded_once() {
+    on_cuda("rms_norm bf16", |s| {
+        for (n, c, residual, offset) in [(1, 1, true, 0.0), (5, 45, false, 1.0), (3, 1030, true, 0.0)] {
+            let case = Case::new(n, c, residual, offset).rounded();
+            let examples = [0, n as u32 / 2, n as u32 / 2, n as u32];
+            let [y, rstd, sum, again, dx, dw] = case.stored(s, DType::Bf16, 0..n, &examples)?;
+            // The CPU sees the sum as it was stored.
+            let v = rounded(&case.v());
+            let on_cpu = Case { x: v.clone(), delta: None, ..case };
+            let law = on_cpu.run(&streams()[0], 0..n, &examples)?;
+            for (got, want) in [(&y, &law[0]), (&again, &law[0]), (&dx, &law[4]), (&sum, if residual { &v } else { &sum })] {
+                assert_eq!(bits(got), bits(&rounded(want)));
+            }
+            assert!(bits(&rstd) == bits(&law[1]) && bits(&dw) == bits(&law[5]));
+            let (v, w, dy, eps) = (wide(&v), wide(&on_cpu.w), wide(&on_cpu.dy), on_cpu.eps as f64);
+            let mut want_dx = reference::backward(&dy, &v, &w, eps, offset as f64).0;
+            let add = wide(&on_cpu.add.unwrap_or(vec![0.0; n * c]));
+            want_dx.iter_mut().zip(add).for_each(|(d, a)| *d += a);
+            rounds_once("rms_norm y", &y, &reference::forward(&v, &w, eps, offset as f64).0, c);
+            rounds_once("rms_norm dx", &dx, &want_dx, c);
+        }
+        Result::Ok(())
+    });
 }
 
 fn accurate(s: &Stream) -> Result<()> {
@@ -158,7 +194,7 @@ fn golden() -> Result<()> {
 fn wrong_operands_are_refused() -> Result<()> {
     let s = stream();
     let (x, w, r) = (s.zeros::<f32>(12)?, s.zeros::<f32>(4)?, s.zeros::<f32>(3)?);
-    let (y, none) = (s.zeros::<f32>(12)?, View::none(DType::F32));
+    let (y, none) = (s.zeros::<f32>(12)?, View::none(F32));
     let go = |y: View, x: View, delta, sum| forward(&s, y, r.view(), sum, x, delta, w.view(), 1e-5, 0.0);
     assert!(go(y.view(), x.view(), None, none).is_ok());
     assert!(go(x.view(), x.view(), None, none).is_err());

@@ -1,17 +1,18 @@
 use super::*;
-use crate::check::{Golden, below, bits, close, normal, on_cuda, stream, streams, wide};
+use crate::check::{Acts, Golden, below, bits, close, normal, on_cuda, rounded, rounds_once, stream, streams, wide};
+use runtime::DType;
 
 const LLAMA3: Scaling =
     Scaling { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_position_embeddings: 8192.0 };
 
 /// The rows turned, and turned back.
-fn run(s: &Stream, x: &[f32], pos: &[u32], table: &[f32], shape: [usize; 3]) -> Result<[Vec<f32>; 2]> {
+fn run(s: &Stream, dtype: DType, x: &[f32], pos: &[u32], table: &[f32], shape: [usize; 3]) -> Result<[Vec<f32>; 2]> {
     let [heads, d, stride] = shape;
-    let (x, pos, table) = (s.upload(x)?, s.upload(pos)?, s.upload(table)?);
+    let (x, pos, table) = (Acts::put(s, dtype, x)?, s.upload(pos)?, s.upload(table)?);
     forward(s, x.view(), pos.view(), table.view(), heads, d, stride)?;
-    let y = x.to_vec()?;
+    let y = x.get()?;
     backward(s, x.view(), pos.view(), table.view(), heads, d, stride)?;
-    Ok([y, x.to_vec()?])
+    Ok([y, x.get()?])
 }
 
 #[test]
@@ -27,8 +28,27 @@ fn on_cuda_against_f64_and_as_on_the_cpu() {
 #[test]
 fn on_cuda_a_position_beyond_the_table_is_nan() {
     on_cuda("rope", |s| {
-        let [y, _] = run(s, &[1.0; 12], &[0, 4], &table(4, 6, 1e4, None), [1, 6, 6])?;
+        let [y, _] = run(s, F32, &[1.0; 12], &[0, 4], &table(4, 6, 1e4, None), [1, 6, 6])?;
         assert!(y[..6].iter().all(|v| *v == 1.0) && y[6..].iter().all(|v| v.is_nan()), "{y:?}");
+        Result::Ok(())
+    });
+}
+
+#[test]
+fn on_cuda_in_bf16_the_cpus_values_rounded_once() {
+    on_cuda("rope bf16", |s| {
+        let (n, heads, d, stride) = (17, 3, 22, 80);
+        let (x, pos, table) = (rounded(&normal(1, n * stride)), below(2, n, 131_072), table(131_072, d, 5e5, None));
+        let [y, back] = run(s, DType::Bf16, &x, &pos, &table, [heads, d, stride])?;
+        let turned = run(&streams()[0], F32, &x, &pos, &table, [heads, d, stride])?[0].clone();
+        assert_eq!(bits(&y), bits(&rounded(&turned)));
+        let frequencies: Vec<f64> = frequencies(d, 5e5, None).collect();
+        let heads_of = |rows: &[f32]| -> Vec<f32> { rows.chunks(stride).flat_map(|r| r[..heads * d].to_vec()).collect() };
+        let want = reference::rotate(&wide(&heads_of(&x)), &pos, &frequencies, heads, 1.0);
+        rounds_once("rope y", &heads_of(&y), &want, heads * d);
+        // Turned back, the rows have been rounded twice.
+        let again = reference::rotate(&wide(&heads_of(&y)), &pos, &frequencies, heads, -1.0);
+        rounds_once("rope back", &heads_of(&back), &again, heads * d);
         Result::Ok(())
     });
 }
@@ -40,7 +60,7 @@ fn accurate(s: &Stream) -> Result<()> {
         let n = 17;
         let (x, pos) = (normal(1, n * stride), below(2, n, 131_072));
         let table = table(131_072, d, 5e5, scaling);
-        let [y, back] = run(s, &x, &pos, &table, [heads, d, stride])?;
+        let [y, back] = run(s, F32, &x, &pos, &table, [heads, d, stride])?;
         let frequencies: Vec<f64> = frequencies(d, 5e5, scaling).collect();
         let turned = |rows: &[f32]| -> Vec<f32> { rows.chunks(stride).flat_map(|r| r[..heads * d].to_vec()).collect() };
         close("rope y", &turned(&y), &reference::rotate(&wide(&turned(&x)), &pos, &frequencies, heads, 1.0), 2e-7);
@@ -70,11 +90,11 @@ fn the_law() -> Result<()> {
 fn lawful(on: &[Stream]) -> Result<()> {
     let (n, shape) = (64, [3, 22, 80]);
     let (x, pos, table) = (normal(5, n * 80), below(6, n, 300), table(300, 22, 1e4, None));
-    let law = run(&streams()[0], &x, &pos, &table, shape)?;
+    let law = run(&streams()[0], F32, &x, &pos, &table, shape)?;
     for s in on {
         for cut in [0..64, 0..1, 1..4, 4..21] {
             let rows = cut.start * 80..cut.end * 80;
-            let got = run(s, &x[rows.clone()], &pos[cut], &table, shape)?;
+            let got = run(s, F32, &x[rows.clone()], &pos[cut], &table, shape)?;
             assert!((0..2).all(|i| bits(&law[i][rows.clone()]) == bits(&got[i])), "{:?} {rows:?}", s.host());
         }
     }
@@ -96,7 +116,7 @@ fn golden() -> Result<()> {
         close(&format!("{name} inv_freq"), &inverse, &file.f64("inv_freq"), 1e-7);
         let (pos, heads) = (file.u32("positions"), file.shape("x")[1]);
         let table = table(1 + *pos.iter().max().unwrap() as usize, d, theta, scaling.as_ref());
-        let [y, _] = run(&stream(), &file.f32("x"), &pos, &table, [heads, d, heads * d])?;
+        let [y, _] = run(&stream(), F32, &file.f32("x"), &pos, &table, [heads, d, heads * d])?;
         close(&format!("{name} y"), &y, &file.f64("y"), 2e-7);
         let (s, shape) = (stream(), [heads, d, heads * d]);
         let (g, pos, table) = (s.upload(&file.f32("g"))?, s.upload(&pos)?, s.upload(&table)?);

@@ -1,5 +1,6 @@
 use super::*;
-use crate::check::{Golden, bits, close, differentiates, normal, on_cuda, stream, streams, wide};
+use crate::check::{Acts, Golden, bits, close, differentiates, normal, on_cuda, rounded, rounds_once, stream, streams, wide};
+use runtime::{DType, DType::F32};
 
 /// Rows [N, 2F] of gate [N, F] and up [N, F].
 fn beside(gate: &[f32], up: &[f32], f: usize) -> Vec<f32> {
@@ -12,13 +13,12 @@ fn apart(rows: &[f32], f: usize) -> [Vec<f32>; 2] {
 }
 
 /// y and dgate_up.
-fn run(s: &Stream, gate_up: &[f32], dy: &[f32], f: usize) -> Result<[Vec<f32>; 2]> {
-    let nan = |n: usize| s.upload(&vec![f32::NAN; n]);
-    let (y, d) = (nan(dy.len())?, nan(gate_up.len())?);
-    let (gate_up, dy) = (s.upload(gate_up)?, s.upload(dy)?);
+fn run(s: &Stream, dtype: DType, gate_up: &[f32], dy: &[f32], f: usize) -> Result<[Vec<f32>; 2]> {
+    let (y, d) = (Acts::nan(s, dtype, dy.len())?, Acts::nan(s, dtype, gate_up.len())?);
+    let (gate_up, dy) = (Acts::put(s, dtype, gate_up)?, Acts::put(s, dtype, dy)?);
     forward(s, y.view(), gate_up.view(), f)?;
     backward(s, d.view(), dy.view(), gate_up.view(), f)?;
-    Ok([y.to_vec()?, d.to_vec()?])
+    Ok([y.get()?, d.get()?])
 }
 
 #[test]
@@ -32,11 +32,30 @@ fn on_cuda_against_f64_and_as_on_the_cpu() {
     on_cuda("swiglu", |s| lawful(std::slice::from_ref(s)));
 }
 
+#[test]
+fn on_cuda_in_bf16_the_cpus_values_rounded_once() {
+    on_cuda("swiglu bf16", |s| {
+        for (n, f) in [(1, 1), (3, 15), (17, 129)] {
+            let gate = rounded(&normal(1, n * f).iter().map(|g| 4.0 * g).collect::<Vec<_>>());
+            let (up, dy) = (rounded(&normal(2, n * f)), rounded(&normal(3, n * f)));
+            let [y, d] = run(s, DType::Bf16, &beside(&gate, &up, f), &dy, f)?;
+            let law = run(&streams()[0], F32, &beside(&gate, &up, f), &dy, f)?;
+            assert!(bits(&y) == bits(&rounded(&law[0])) && bits(&d) == bits(&rounded(&law[1])));
+            let (g, u, dy) = (wide(&gate), wide(&up), wide(&dy));
+            rounds_once("swiglu y", &y, &reference::forward(&g, &u), f);
+            let ([dg, du], (want_dg, want_du)) = (apart(&d, f), reference::backward(&dy, &g, &u));
+            rounds_once("swiglu dg", &dg, &want_dg, f);
+            rounds_once("swiglu du", &du, &want_du, f);
+        }
+        Result::Ok(())
+    });
+}
+
 fn accurate(s: &Stream) -> Result<()> {
     for (n, f) in [(1, 1), (3, 15), (5, 33), (17, 768)] {
         let gate: Vec<f32> = normal(1, n * f).iter().map(|g| 4.0 * g).collect();
         let (up, dy) = (normal(2, n * f), normal(3, n * f));
-        let [y, d] = run(s, &beside(&gate, &up, f), &dy, f)?;
+        let [y, d] = run(s, F32, &beside(&gate, &up, f), &dy, f)?;
         let (g, u, dy) = (wide(&gate), wide(&up), wide(&dy));
         close("swiglu y", &y, &reference::forward(&g, &u), 4e-7);
         let ([dg, du], (want_dg, want_du)) = (apart(&d, f), reference::backward(&dy, &g, &u));
@@ -64,10 +83,10 @@ fn the_law() -> Result<()> {
 fn lawful(on: &[Stream]) -> Result<()> {
     let (n, f) = (64, 45);
     let (gate_up, dy) = (normal(7, 2 * n * f), normal(8, n * f));
-    let law = run(&streams()[0], &gate_up, &dy, f)?;
+    let law = run(&streams()[0], F32, &gate_up, &dy, f)?;
     for s in on {
         for cut in [0..64, 0..1, 1..4, 4..21] {
-            let got = run(s, &gate_up[2 * cut.start * f..2 * cut.end * f], &dy[cut.start * f..cut.end * f], f)?;
+            let got = run(s, F32, &gate_up[2 * cut.start * f..2 * cut.end * f], &dy[cut.start * f..cut.end * f], f)?;
             assert_eq!(bits(&law[0][cut.start * f..cut.end * f]), bits(&got[0]), "{:?} {cut:?}", s.host());
             assert_eq!(bits(&law[1][2 * cut.start * f..2 * cut.end * f]), bits(&got[1]), "{:?} {cut:?}", s.host());
         }
@@ -78,7 +97,7 @@ fn lawful(on: &[Stream]) -> Result<()> {
 #[test]
 fn far_gates_are_finite() -> Result<()> {
     let gate = [-200.0, -90.0, -0.0, 90.0, 200.0];
-    let [y, d] = run(&stream(), &beside(&gate, &[2.0; 5], 5), &[1.0; 5], 5)?;
+    let [y, d] = run(&stream(), F32, &beside(&gate, &[2.0; 5], 5), &[1.0; 5], 5)?;
     close("swiglu y", &y, &[0.0, 0.0, 0.0, 180.0, 400.0], 1e-7);
     close("swiglu d", &d, &[0.0, 0.0, 1.0, 2.0, 2.0, 0.0, 0.0, 0.0, 90.0, 200.0], 1e-7);
     Ok(())
@@ -88,7 +107,7 @@ fn far_gates_are_finite() -> Result<()> {
 fn golden() -> Result<()> {
     let Some(file) = Golden::open("swiglu") else { return Ok(()) };
     let f = file.shape("gate")[1];
-    let [y, d] = run(&stream(), &beside(&file.f32("gate"), &file.f32("up"), f), &file.f32("g"), f)?;
+    let [y, d] = run(&stream(), F32, &beside(&file.f32("gate"), &file.f32("up"), f), &file.f32("g"), f)?;
     let [dg, du] = apart(&d, f);
     close("swiglu y", &y, &file.f64("y"), 4e-7);
     close("swiglu d_gate", &dg, &file.f64("d_gate"), 6e-7);

@@ -4,9 +4,11 @@ use super::compiler::{Compiler, cache_folder};
 use super::driver::{self, check, failure};
 use super::events::Events;
 use super::graphs::{self, Graphs};
+use super::library::{Library, WORKSPACE};
 use super::modules::Modules;
-use crate::{Arg, Backend, DeviceInfo, Error, Event, Graph, Kernel, Launch, Pinned, Pool, Ptr, Queue, Result};
+use crate::{Arg, Backend, DeviceInfo, Error, Event, Gemm, Gemmed, Graph, Kernel, Launch, Pinned, Pool, Ptr, Queue, Result};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUevent, CUresult, CUstream};
+use std::collections::HashMap;
 use std::ffi::CStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -35,6 +37,8 @@ pub struct Cuda {
     modules: Mutex<Modules>,
     events: Mutex<Events>,
     graphs: Mutex<Graphs>,
+    /// By queue, each with memory of its own; None where it was looked for and is not.
+    libraries: Mutex<HashMap<u32, Option<Library>>>,
 }
 
 // SAFETY: the driver's handles may be used from any thread; every verb makes the context current first.
@@ -110,8 +114,8 @@ impl Cuda {
             let threshold = (&raw mut threshold).cast();
             check("cuMemPoolSetAttribute", sys::cuMemPoolSetAttribute(pool, release, threshold))?;
         }
-        let (streams, modules, events, graphs) = Default::default();
-        Ok(Cuda { name, info, device, context, streams, compiler, modules, events, graphs })
+        let (streams, modules, events, graphs, libraries) = Default::default();
+        Ok(Cuda { name, info, device, context, streams, compiler, modules, events, graphs, libraries })
     }
 
     /// Makes the context current in this thread and gives the queue's stream.
@@ -170,6 +174,7 @@ impl Drop for Cuda {
             lock(&self.modules).clear();
         }
         lock(&self.events).clear();
+        lock(&self.libraries).clear();
         // SAFETY: handles of this value, given back once. Errors have nowhere to go.
         unsafe {
             for stream in used.into_iter().flatten() {
@@ -315,6 +320,20 @@ impl Backend for Cuda {
             let code = sys::cuLaunchKernel(f.handle, x, y, z, l.block, 1, 1, l.shared, stream, params.as_mut_ptr(), none);
             check("cuLaunchKernel", code).map_err(|e| launched(k, l, e))
         }
+    }
+    unsafe fn gemm(&self, q: Queue, g: &Gemm) -> Result<Gemmed> {
+        let stream = self.stream(q)?;
+        if g.size[0] == 0 || g.size[1] == 0 {
+            return Ok(Gemmed::Done);
+        }
+        let mut held = lock(&self.libraries);
+        if !held.contains_key(&q.0) {
+            held.insert(q.0, Library::find(|| self.alloc(q, WORKSPACE))?);
+        }
+        let Some(Some(library)) = held.get_mut(&q.0) else { return Ok(Gemmed::Unsupported) };
+        // SAFETY: the caller's promise.
+        let taken = unsafe { library.run(stream, g)? };
+        Ok(if taken { Gemmed::Done } else { Gemmed::Unsupported })
     }
     fn capture(&self, q: Queue, f: &mut dyn FnMut() -> Result<()>) -> Result<Option<Graph>> {
         let graph = graphs::capture(self.stream(q)?, f)?;

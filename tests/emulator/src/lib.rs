@@ -11,7 +11,8 @@
 //!
 //! It shows wrong numbers, missing barriers and waits, overruns, addresses and descriptors that the hardware would refuse, and unhandled
 //! codes. It does not show speed, races between blocks, memory orders (every fence is kept), rounding of hardware functions, or faults of
-//! drivers; that takes hardware. NCCL and AscendCL have no stand-ins.
+//! drivers; that takes hardware. cuBLASLt has a stand-in that sums in whatever order it likes; NCCL and
+//! AscendCL have none.
 
 mod sanitizers;
 
@@ -103,7 +104,8 @@ impl Cuda {
         unsafe { (self.call("emulator_lazy"))(on.into()) };
     }
 
-    /// Whether, in launches of this thread, tensor cores add in another order than the law's.
+    /// Whether, in launches of this thread, tensor cores add in another order than the law's, and the library in one that depends on
+    /// rows, strides and addresses.
     pub fn hostile(&self, on: bool) {
         // SAFETY: the stand-in's own declaration.
         unsafe { (self.call("emulator_hostile"))(on.into()) };
@@ -154,7 +156,7 @@ fn open() -> Option<Cuda> {
         unsafe { Library::new(&path) }.unwrap_or_else(|e| panic!("{}: {e}", path.display()))
     };
     let driver = load("libcuda.so");
-    std::mem::forget(load("libnvrtc.so"));
+    std::mem::forget([load("libnvrtc.so"), load("libcublasLt.so")]);
     let stream = Stream::open("cuda:0", None).expect("the emulated device opens");
     let info = stream.backend().info();
     assert!(info.name.contains("(emulated)"), "another driver was loaded first: {}", info.name);

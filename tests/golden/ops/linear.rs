@@ -16,7 +16,7 @@ pub fn lora(op: &mut Op) -> Result<()> {
     let bias = if op.golden.has("bias") { Some(op.upload("bias")?) } else { None };
     let (x, a, b, g) = (op.upload("x")?, op.upload("a")?, op.upload("b")?, op.upload("g")?);
     let parts = [Part {
-        weight: Panels::new(packed.view(), n, k)?,
+        weight: Panels::new(packed.view(), n, k)?.into(),
         bias: bias.as_ref().map(|b| b.view()),
         lora: Some(Lora { rank: r, scale, a: a.view(), b: b.view() }),
     }];
@@ -39,7 +39,7 @@ pub fn weight(op: &mut Op) -> Result<()> {
     let packed = op.pack(&op.golden.floats("w")?, n, k)?;
     op.golden.input("w")?;
     let (x, dy) = (op.upload("x")?, op.upload("dy")?);
-    let parts = [Part { weight: Panels::new(packed.view(), n, k)?, bias: None, lora: None }];
+    let parts = [Part { weight: Panels::new(packed.view(), n, k)?.into(), bias: None, lora: None }];
     let dx = op.output(m * k)?;
     linear::backward(&op.s, dx.view(), View::none(DType::F32), dy.view(), &parts)?;
     op.close("dx", &dx.to_vec()?)?;

@@ -66,7 +66,7 @@ pub fn linear_logprob(op: &mut Op) -> Result<()> {
     op.close("d_w", &op.unpack(&dw, v, k)?)?;
     // The entropy has no room: f64 over the linear room's logits.
     let z = op.output(n * v)?;
-    linear::forward(&op.s, z.view(), View::none(DType::F32), h.view(), &[Part { weight: head, bias: None, lora: None }])?;
+    linear::forward(&op.s, z.view(), View::none(DType::F32), h.view(), &[Part { weight: head.into(), bias: None, lora: None }])?;
     let entropy = |z: &[f32]| {
         let max = z.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let p: Vec<f64> = z.iter().map(|z| f64::from(z - max).exp()).collect();
