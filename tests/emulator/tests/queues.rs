@@ -33,7 +33,7 @@ fn on_cuda_a_queue_waits_for_another_by_an_event_alone() -> Result<()> {
         let (first, second) = (&cuda.stream, cuda.stream.beside(Queue(1)));
         let x = first.upload(&[1f32; N])?;
         first.synchronize()?;
-        let read = |s: &Stream| x.view().read(s, &mut [0f32; N]).map(|()| ());
+        let read = |s: &Stream| x.view().read(s, &mut [0f32; N]);
         // Without the event the second queue sees what was there before, where work is late.
         add(first, x.view(), 1.0)?;
         let mut seen = [0f32; N];
