@@ -9,6 +9,7 @@ use super::modules::Modules;
 use crate::{Arg, Backend, DeviceInfo, Error, Event, Gemm, Gemmed, Graph, Kernel, Launch, Pinned, Pool, Ptr, Queue, Result};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUevent, CUresult, CUstream};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::CStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -327,10 +328,11 @@ impl Backend for Cuda {
             return Ok(Gemmed::Done);
         }
         let mut held = lock(&self.libraries);
-        if !held.contains_key(&q.0) {
-            held.insert(q.0, Library::find(|| self.alloc(q, WORKSPACE))?);
-        }
-        let Some(Some(library)) = held.get_mut(&q.0) else { return Ok(Gemmed::Unsupported) };
+        let library = match held.entry(q.0) {
+            Entry::Occupied(found) => found.into_mut(),
+            Entry::Vacant(place) => place.insert(Library::find(|| self.alloc(q, WORKSPACE))?),
+        };
+        let Some(library) = library else { return Ok(Gemmed::Unsupported) };
         // SAFETY: the caller's promise.
         let taken = unsafe { library.run(stream, g)? };
         Ok(if taken { Gemmed::Done } else { Gemmed::Unsupported })

@@ -36,6 +36,7 @@ fn check(call: &'static str, code: Status) -> Result<()> {
 type Key = ([u32; 3], [u32; 3], bool, DType);
 
 /// How the library makes one shape. Its matrices are column-major, so that it computes cᵀ = op(b)·aᵀ.
+#[derive(Clone, Copy)]
 struct Plan {
     product: sys::cublasLtMatmulDesc_t,
     /// Of b, a and c.
@@ -84,13 +85,15 @@ impl Library {
             return Ok(false);
         }
         let key = (g.size, g.ld, g.down, g.dtype);
-        if !self.plans.contains_key(&key) {
-            let Some(plan) = self.plan(g)? else { return Ok(false) };
-            self.plans.insert(key, plan);
-        }
+        let plan = match self.plans.get(&key) {
+            Some(plan) => *plan,
+            None => match self.plan(g)? {
+                Some(plan) => *self.plans.entry(key).or_insert(plan),
+                None => return Ok(false),
+            },
+        };
         let (one, zero) = (1f32, 0f32);
         let (one, zero) = ((&raw const one).cast(), (&raw const zero).cast());
-        let plan = &self.plans[&key];
         let [b, a, c] = plan.layouts;
         let (at, to) = ([g.b, g.a].map(|p| p.0 as *const core::ffi::c_void), g.c.0 as *mut core::ffi::c_void);
         let (workspace, stream) = (self.workspace.0 as *mut core::ffi::c_void, stream.cast());
