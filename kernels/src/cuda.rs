@@ -72,5 +72,5 @@ pub fn kernels() -> Vec<(Kernel, Defines)> {
     let both = [&crate::embedding::KERNELS[..], &crate::rms_norm::KERNELS, &crate::rope::KERNELS, &crate::swiglu::KERNELS];
     let plain = one.into_iter().flatten().map(|k| (*k, variant(DType::F32)));
     let stored = both.into_iter().flatten().flat_map(|k| [DType::F32, DType::Bf16].map(|stored| (*k, variant(stored))));
-    plain.chain(stored).collect()
+    plain.chain(stored).chain(crate::linear::mma::variants()).collect()
 }

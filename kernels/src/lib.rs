@@ -24,7 +24,11 @@ pub mod swiglu;
 pub mod weight;
 
 #[cfg(test)]
+mod barriers;
+#[cfg(test)]
 mod check;
+#[cfg(test)]
+mod sanitizers;
 
 /// Checks u32 [E, 2] as the {start, end} of spans within `len` elements.
 pub(crate) fn spans(room: &str, spans: &[u32], len: usize) -> runtime::Result<()> {

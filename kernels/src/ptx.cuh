@@ -2,11 +2,11 @@
 // the emulated device: PTX(twin, text, what it writes, what it reads), or PTX_VALUE where nothing but the operands matters. Operands
 // stand in the order of %0, %1, ...
 #ifdef SIMT
-#define CALLED_FROM simt::Place at = simt::Place{nullptr, __builtin_FILE(), __builtin_LINE()}
+#define CALLED_FROM const char *file = __builtin_FILE(), unsigned line = __builtin_LINE()
 #define ALSO_FROM , CALLED_FROM
-#define ALSO_AT , at
+#define ALSO_AT , file, line
 #define LISTED(...) __VA_OPT__(, ) __VA_ARGS__
-#define PTX(twin, text, to, from) simt::twin(simt::Place{#twin, at.file, at.line} LISTED to LISTED from)
+#define PTX(twin, text, to, from) simt::twin(simt::Place{#twin, file, line} LISTED to LISTED from)
 #define PTX_VALUE PTX
 #define SHARED(p) p
 #define GLOBAL(p) p

@@ -92,17 +92,21 @@ pub enum Arg<'a> {
     TensorMap(&'a TensorMap),
 }
 
-/// A matrix product for the vendor's library: `c[m, n] = sum_k a[m, k] b[n, k]`.
+/// A matrix product for the vendor's library: `c[m, n] = sum_k a[m, k] b[n, k]`, row-major, accumulated in f32 and rounded once.
 #[derive(Clone, Copy, Debug)]
 pub struct Gemm {
     /// `[m, n]`
     pub c: Ptr,
     /// `[m, k]`
     pub a: Ptr,
-    /// `[n, k]`
+    /// `[n, k]`, or `[k, n]` with `down`.
     pub b: Ptr,
     /// Sizes m, n, k.
     pub size: [u32; 3],
+    /// Elements from row to row of c, a and b.
+    pub ld: [u32; 3],
+    /// Whether the sum runs down the rows of b.
+    pub down: bool,
     /// Storage of a, b and c.
     pub dtype: crate::DType,
 }

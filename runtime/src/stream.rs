@@ -1,6 +1,8 @@
 //! An in-order queue on one device: the first argument of every op.
 
-use crate::{Arg, Backend, Buffer, Element, Error, Event, Isa, Kernel, Launch, Pool, Queue, Result, cpu::Cpu, cuda};
+use crate::{
+    Arg, Backend, Buffer, Element, Error, Event, Gemm, Gemmed, Isa, Kernel, Launch, Pool, Queue, Result, cpu::Cpu, cuda,
+};
 use std::sync::Arc;
 
 /// An in-order queue on one device. Cloning gives another handle to the same queue.
@@ -84,6 +86,15 @@ impl Stream {
     pub unsafe fn launch(&self, k: &Kernel, l: &Launch, args: &[Arg<'_>]) -> Result<()> {
         // SAFETY: the caller's promise.
         unsafe { self.backend.launch(self.queue, k, l, args) }
+    }
+
+    /// Queues a product of the vendor's library, where there is one.
+    ///
+    /// # Safety
+    /// As of [`Backend::gemm`].
+    pub unsafe fn gemm(&self, g: &Gemm) -> Result<Gemmed> {
+        // SAFETY: the caller's promise.
+        unsafe { self.backend.gemm(self.queue, g) }
     }
 
     /// A zeroed buffer of `len` elements.

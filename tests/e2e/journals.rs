@@ -46,7 +46,7 @@ fn count(said: &Said, words: &str) -> usize {
 }
 
 /// What happens to a run's folder.
-type Spoil = dyn Fn(&Path) -> Result<()>;
+type Spoil<'a> = dyn Fn(&Path) -> Result<()> + 'a;
 
 /// One thing that can happen to the lines of a journal.
 type Damage = (&'static str, fn(&mut Vec<String>), &'static str);
@@ -84,7 +84,7 @@ fn a_damaged_journal_is_drawn_again_while_its_examples_are_trained() -> Result<(
     let adapter = "adapters/iter-00001/adapter_model.safetensors";
     let other =
         |out: &Path| Ok(std::fs::copy(out.join("adapters/iter-00000/adapter_model.safetensors"), out.join(adapter)).map(|_| ())?);
-    let spoils: [(&Spoil, &str); 2] =
+    let spoils: [(&Spoil<'_>, &str); 2] =
         [(&|out| Ok(std::fs::remove_file(out.join(adapter))?), "adapter_model.safetensors"), (&other, "wanted the policy")];
     for (spoil, words) in spoils {
         let gone = |out: &Path| spoil(out).and_then(|()| Ok(std::fs::remove_file(out.join(journal))?));

@@ -11,6 +11,7 @@ fn main() {
     let out = PathBuf::from(std::env::var("OUT_DIR").unwrap_or_default());
     println!("cargo:rerun-if-changed={}", host.display());
     println!("cargo:rerun-if-env-changed=CXX");
+    println!("cargo:rustc-env=EMULATOR_CXX=");
     println!("cargo:rustc-env=EMULATOR_FOLDER={}", out.display());
     let why = build(&host, &out).err().unwrap_or_default();
     println!("cargo:rustc-env=EMULATOR_ABSENT={}", why.replace('\n', " "));
@@ -22,6 +23,7 @@ fn build(host: &Path, out: &Path) -> Result<(), String> {
         return Err("the emulator runs on Linux on x86-64 only".into());
     }
     let cxx = std::env::var("CXX").unwrap_or_else(|_| "g++".into());
+    println!("cargo:rustc-env=EMULATOR_CXX={cxx}");
     let mut hash = DefaultHasher::new();
     let mut files: Vec<_> = std::fs::read_dir(host).map_err(|e| e.to_string())?.flatten().map(|f| f.path()).collect();
     files.sort();
@@ -33,7 +35,7 @@ fn build(host: &Path, out: &Path) -> Result<(), String> {
         format!("-DEMULATOR_HOST=\"{}\"", host.display()),
         format!("-DEMULATOR_CXX=\"{cxx}\""),
     ];
-    for name in ["libcuda", "libnvrtc"] {
+    for name in ["libcuda", "libnvrtc", "libcublasLt"] {
         let made = Command::new(&cxx)
             .args(["-std=c++17", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"])
             .args(&defines)

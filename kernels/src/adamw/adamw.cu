@@ -1,14 +1,51 @@
-// AdamW, one thread per element of p, m, v, g: [n].
-extern "C" __global__ void adamw_step(float *p, float *m, float *v, const float *g, u64 n, float scale, float first, float second,
-                                      float decay, float rate, float root, float eps) {
+// AdamW, one thread per element of p, m, v, g: [n]; the gradient norm; and the bf16 copies that an adapter has in its base's weights.
+
+// Elements start .. end of the arena are A [rank, columns] or, with `side`, B [columns = rank]. They go to `to`, the first element of the
+// module's strip in an augmented matrix with rows ld apart.
+struct Strip {
+  u64 start, end;
+  u16 *to;
+  u32 columns, rank, ld, side;
+  float scale;
+  u32 twice;
+};
+
+__device__ void write_strip(const Strip *strips, u32 count, u64 i, float value) {
+  if (count == 0 || i < strips[0].start) return;
+  u32 low = 0, high = count;
+  while (high - low > 1) {
+    u32 middle = (low + high) / 2;
+    if (strips[middle].start <= i) low = middle;
+    else high = middle;
+  }
+  const Strip &s = strips[low];
+  if (i >= s.end) return;
+  u32 row = (u32)((i - s.start) / s.columns), column = (u32)((i - s.start) % s.columns), j = s.side ? column : row;
+  u32 step = s.twice ? j / 8 * 16 + j % 8 : j;
+  u16 *to = s.to + (s.side ? (u64)row * s.ld + step : (u64)step * s.ld + column), v = f32_to_bf16(s.scale * value);
+  to[0] = v;
+  if (s.twice) to[s.side ? 8 : 8 * (u64)s.ld] = v;
+}
+
+// `clip`, if there is one, is a further factor of the gradient.
+extern "C" __global__ void adamw_step(float *p, float *m, float *v, const float *g, const float *clip, const Strip *strips, u32 count,
+                                      u64 n, float scale, float first, float second, float decay, float rate, float root, float eps) {
   u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= n) return;
-  float d = g[i] * scale, a = m[i], b = v[i];
+  float d = g[i] * (clip ? scale * *clip : scale), a = m[i], b = v[i], value = p[i];
   a += first * (d - a);
   b += second * (d * d - b);
   m[i] = a;
   v[i] = b;
-  p[i] -= decay * p[i] + rate * (a / (sqrtf(b) / root + eps));
+  value -= decay * value + rate * (a / (sqrtf(b) / root + eps));
+  p[i] = value;
+  write_strip(strips, count, i, value);
+}
+
+// All strips of p: [n].
+extern "C" __global__ void adamw_strips(const float *p, const Strip *strips, u32 count, u64 n) {
+  u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n) write_strip(strips, count, i, p[i]);
 }
 
 #define LANES 256
@@ -25,4 +62,13 @@ extern "C" __global__ void adamw_squares(double *sums, const float *g, const u64
     if (threadIdx.x < half) part[threadIdx.x] += part[threadIdx.x + half];
   }
   if (threadIdx.x == 0) sums[blockIdx.x] = part[0];
+}
+
+// The norm from the sums of all tensors, ascending, and the factor that clips it; by one thread.
+extern "C" __global__ void adamw_clip(double *norm, float *clip, const double *sums, u32 count, double most) {
+  double total = 0.0;
+  for (u32 t = 0; t < count; t++) total += sums[t];
+  *norm = sqrt(total);
+  double scale = most / (*norm + 1e-6);
+  *clip = most <= 0.0 || scale > 1.0 ? 1.0f : (float)scale;
 }

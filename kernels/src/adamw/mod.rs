@@ -11,20 +11,31 @@
 //! p, m, v: `[n]` f32 in place; g: `[n]` f32. Bytes: 28 n. FLOPs: 16 n.
 //!
 //! Gradient norm: sqrt(Σ_tensors Σ g²), one f64 chain per tensor, tensors added in order (LAW A7); 4 n bytes, 2 n FLOPs.
-//! On CUDA a tensor's sum has 256 f64 chains, element i in chain i mod 256, then the upper half adds to the lower: its own fixed order.
+//! On CUDA a tensor's sum has 256 f64 chains, element i in chain i mod 256, then the upper half adds to the lower: its own fixed order. There
+//! the norm stays on the device ([`Norm`]), and a step also writes the bf16 copies of an adapter ([`Strips`]).
 //! order: law
 
-use crate::cuda::{blocks, elements, kernel, operand};
-use runtime::{Arg, DType::F32, Error, Kernel, Result, Stream, View, disjoint, ensure};
+use crate::cuda::{elements, kernel, operand, size};
+use runtime::{Arg, DType::F32, Error, Kernel, Ptr, Result, Stream, View, disjoint, ensure};
 use std::ops::Range;
 
 mod cpu;
+mod norm;
 #[cfg(test)]
 mod reference;
+mod strips;
 #[cfg(test)]
 mod tests;
 
-pub(crate) const KERNELS: [Kernel; 2] = [kernel!("adamw_step", "adamw.cu"), kernel!("adamw_squares", "adamw.cu")];
+pub use norm::Norm;
+pub use strips::{Side, Strips, Target};
+
+pub(crate) const KERNELS: [Kernel; 4] = [
+    kernel!("adamw_step", "adamw.cu"),
+    kernel!("adamw_squares", "adamw.cu"),
+    kernel!("adamw_clip", "adamw.cu"),
+    kernel!("adamw_strips", "adamw.cu"),
+];
 
 /// The settings of one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -80,45 +91,44 @@ impl Params {
 
 /// One step on p, m, v `[n]`, in place.
 pub fn step(s: &Stream, p: View<'_>, m: View<'_>, v: View<'_>, g: View<'_>, params: &Params) -> Result<()> {
-    let constants = params.constants()?;
-    let n = p.len();
+    step_clipped(s, p, m, v, g, params, None, None)
+}
+
+/// One step with a further factor of the gradient, the norm's, and with the strips that hold copies of p.
+pub fn step_clipped(
+    s: &Stream,
+    p: View<'_>,
+    m: View<'_>,
+    v: View<'_>,
+    g: View<'_>,
+    params: &Params,
+    norm: Option<&Norm>,
+    strips: Option<&Strips<'_>>,
+) -> Result<()> {
+    let (room, mut k, n) = ("adamw::step", params.constants()?, p.len());
     let fits = m.len() == n && v.len() == n && g.len() == n;
-    ensure!(fits, "adamw::step: m, v, g have {}, {}, {} elements, wanted {n}", m.len(), v.len(), g.len());
-    disjoint("adamw::step", &[p, m, v], &[g])?;
+    ensure!(fits, "{room}: m, v, g have {}, {}, {} elements, wanted {n}", m.len(), v.len(), g.len());
+    disjoint(room, &[p, m, v], &[g])?;
+    let (clip, factor) = norm.map_or((None, 1.0), Norm::clip);
     let Some(pool) = s.host() else {
-        let room = "adamw::step";
         let views = [operand(room, p, F32)?, operand(room, m, F32)?, operand(room, v, F32)?, operand(room, g, F32)?];
-        let k = constants;
+        let (table, count) = strips.map_or(Ok((Ptr(0), 0)), |strips| strips.within(n))?;
+        let kept = [Arg::Ptr(clip.map_or(Ptr(0), |c| c.ptr())), Arg::Ptr(table), size(room, count)?, Arg::U64(n as u64)];
         let scalars = [k.scale, k.first, k.second, k.decay, k.rate, k.root, k.eps].map(Arg::Bits);
-        // SAFETY: the kernel's arguments; all four have n elements.
-        return unsafe { s.launch(&KERNELS[0], &elements(n)?, &[&views[..], &[Arg::U64(n as u64)], &scalars].concat()) };
+        // SAFETY: the kernel's arguments; all four have n elements, and the strips copy no others.
+        return unsafe { s.launch(&KERNELS[0], &elements(n)?, &[&views[..], &kept, &scalars].concat()) };
     };
+    k.scale *= factor;
     // SAFETY: the device is the CPU and `disjoint` keeps the four apart.
-    unsafe { cpu::step(pool, p.host_mut()?, m.host_mut()?, v.host_mut()?, g.host()?, constants) };
+    unsafe { cpu::step(pool, p.host_mut()?, m.host_mut()?, v.host_mut()?, g.host()?, k) };
     Ok(())
 }
 
 /// The 2-norm of the gradient over `tensors`, ranges of `g` in arena order. NaN and infinity come through.
 pub fn grad_norm(s: &Stream, g: View<'_>, tensors: &[Range<usize>]) -> Result<f64> {
-    for (i, t) in tensors.iter().enumerate() {
-        ensure!(t.start <= t.end && t.end <= g.len(), "adamw::grad_norm: tensor {i} is {t:?} of {}", g.len());
-    }
-    let Some(pool) = s.host() else { return Ok(squares(s, g, tensors)?.iter().fold(0.0, |sum, t| sum + t).sqrt()) };
-    // SAFETY: the device is the CPU and nothing writes during this call.
-    Ok(cpu::sum_of_squares(pool, unsafe { g.host()? }, tensors).sqrt())
-}
-
-/// The sum of the squares of each tensor, from the device; waits.
-fn squares(s: &Stream, g: View<'_>, tensors: &[Range<usize>]) -> Result<Vec<f64>> {
-    let halves = |v: u64| [v as u32, (v >> 32) as u32];
-    let spans: Vec<u32> = tensors.iter().flat_map(|t| [t.start, t.end]).flat_map(|v| halves(v as u64)).collect();
-    let (sums, spans) = (s.zeros::<u32>(2 * tensors.len())?, s.upload(&spans)?);
-    let args = [Arg::Ptr(sums.view().ptr()), operand("adamw::grad_norm", g, F32)?, Arg::Ptr(spans.view().ptr())];
-    let launch = blocks(tensors.len())?;
-    // SAFETY: the kernel's arguments: 8 bytes and two u64 for each tensor, whose ranges were checked.
-    unsafe { s.launch(&KERNELS[1], &launch, &args)? };
-    let bits = sums.to_vec()?;
-    Ok(bits.chunks_exact(2).map(|w| f64::from_bits(u64::from(w[0]) | u64::from(w[1]) << 32)).collect())
+    let mut norm = Norm::new(s, tensors)?;
+    norm.measure(s, g, 0.0)?;
+    norm.value()
 }
 
 /// `torch.nn.utils.clip_grad_norm_`'s factor: min(1, max_norm / (norm + 1e-6)); 1 if `max_norm` ≤ 0. NaN comes through.

@@ -1,5 +1,8 @@
 use super::*;
 use crate::check::{Golden, bits, close, normal, on_cuda, stream, streams, wide};
+use crate::weight::{Layout, row, strip};
+use half::bf16;
+use runtime::Buffer;
 
 const PARAMS: Params = Params { lr: 3e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, step: 1, grad_scale: 0.37 };
 
@@ -30,6 +33,87 @@ fn on_cuda_against_f64_and_as_on_the_cpu() {
         let (here, there) = (norm(s)?, norm(&stream())?);
         assert!((here / there - 1.0).abs() < 1e-14 && here.to_bits() == norm(s)?.to_bits(), "{here} {there}");
         assert_eq!(grad_norm(s, s.upload(&[3f32, 4.0])?.view(), &[])?, 0.0);
+        Result::Ok(())
+    });
+}
+
+#[test]
+fn a_clipped_step_is_a_step_with_the_factor() -> Result<()> {
+    clips(&stream())
+}
+
+#[test]
+fn on_cuda_a_clipped_step_waits_for_nothing_and_is_a_step_with_the_factor() {
+    on_cuda("adamw clip", clips);
+}
+
+fn clips(s: &Stream) -> Result<()> {
+    let (n, tensors) = (300, [0..7, 7..300]);
+    let g = s.upload(&normal(7, n))?;
+    let mut norm = Norm::new(s, &tensors)?;
+    for most in [0.0, 0.5, 1e6, f64::NAN] {
+        let held = [(); 2].map(|()| [1, 2, 3].map(|seed| s.upload(&normal(seed, n)).unwrap()));
+        let [one, other] = held.each_ref().map(|[p, m, v]| [p.view(), m.view(), v.view()]);
+        norm.measure(s, g.view(), most)?;
+        step_clipped(s, one[0], one[1], one[2], g.view(), &PARAMS, Some(&norm), None)?;
+        let factor = clip_scale(norm.value()?, most);
+        let params = Params { grad_scale: PARAMS.grad_scale * factor, ..PARAMS };
+        step(s, other[0], other[1], other[2], g.view(), &params)?;
+        for i in 0..3 {
+            assert_eq!(bits(&held[0][i].to_vec()?), bits(&held[1][i].to_vec()?), "max_norm {most}");
+        }
+    }
+    assert!(Norm::new(s, &[0..301])?.measure(s, g.view(), 1.0).is_err());
+    Ok(())
+}
+
+#[test]
+fn on_cuda_a_step_writes_the_strips_in_place() {
+    on_cuda("adamw strips", |s| {
+        for rank in [1, 8, 12, 64, 70] {
+            let (n, k, scale, other) = (24, 40, 1.7, 3);
+            let layout = Layout::of(s, &[other, rank]);
+            let (tail, ld) = (strip(other) + strip(rank), row(k, strip(other) + strip(rank)));
+            let group = s.upload(&vec![bf16::ZERO; layout.len(&[8, n], k)])?;
+            let weight = layout.weight(group.view(), &[8, n], k, 1)?.rows("test")?;
+            // A after a gap of three elements, B after another of five.
+            let (a, b) = (3..3 + rank * k, 8 + rank * k..8 + rank * (k + n));
+            let len = b.end + 2;
+            let target = |elements: &Range<usize>, side| Target {
+                elements: elements.clone(),
+                side,
+                weight,
+                slot: strip(other),
+                rank,
+                scale,
+            };
+            let strips = Strips::new(s, &[target(&a, Side::A), target(&b, Side::B)])?;
+            let (p, m, v) = (s.upload(&normal(1, len))?, s.zeros::<f32>(len)?, s.zeros::<f32>(len)?);
+            let g = s.upload(&normal(2, len))?;
+            step_clipped(s, p.view(), m.view(), v.view(), g.view(), &PARAMS, None, Some(&strips))?;
+            let values = p.to_vec()?;
+            let mut want = vec![0u16; group.len()];
+            for j in 0..rank {
+                let (at, twice) = if rank <= 64 { (j / 8 * 16 + j % 8, true) } else { (j, false) };
+                let steps = [Some(at), twice.then_some(at + 8)].into_iter().flatten().map(|at| strip(other) + at);
+                for at in steps {
+                    for i in 0..k {
+                        want[(8 + n + at) * ld + i] = bf16::from_f32(values[a.start + j * k + i]).to_bits();
+                    }
+                    for i in 0..n {
+                        want[(8 + i) * ld + k + at] = bf16::from_f32(scale * values[b.start + i * rank + j]).to_bits();
+                    }
+                }
+            }
+            let got = |group: &Buffer<bf16>| Result::Ok(group.to_vec()?.iter().map(|v| v.to_bits()).collect::<Vec<_>>());
+            assert_eq!(got(&group)?, want, "rank {rank}");
+            group.view().zero(s)?;
+            strips.write(s, p.view())?;
+            assert_eq!(got(&group)?, want, "rank {rank}, written whole");
+            assert!(strips.write(s, p.view().slice(0..b.end - 1)?).is_err() && tail > 0);
+            assert!(Strips::new(s, &[target(&b, Side::B), target(&a, Side::A)]).is_err());
+            assert!(Strips::new(s, &[target(&a, Side::B)]).is_err() || n == k);
+        }
         Result::Ok(())
     });
 }

@@ -134,6 +134,7 @@ template <int N> __device__ void products(u32 *out, const unsigned char *a, cons
   u32 lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 + lane / 4, rows[4][4];
   for (u32 k = 0; k < 4; k++)
     for (u32 i = 0; i < 4; i++) rows[k][i] = in[(row + i % 2 * 8) * 32 + k * 8 + lane % 4 + i / 2 * 4];
+  for (u32 i = 0; i < N / 2; i++) d[i] = NOT_A_NUMBER;
   wgmma_fence();
   for (u32 k = 0; k < 4; k++) wgmma_bf16<0>(d, rows[k], tile_of(b + 32 * k, 16, 1024), k > 0);
   wgmma_commit();

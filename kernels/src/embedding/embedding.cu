@@ -11,14 +11,10 @@ extern "C" __global__ void embedding_forward(stored *x, const u32 *tokens, const
 
 // dtable: [v, ld] f32; dx: [n, c]. The block of an id's first row adds all its rows, ascending; others have nothing to do.
 extern "C" __global__ void embedding_backward(float *dtable, const stored *dx, const u32 *tokens, u32 n, u32 c, u32 ld, u32 v) {
-  __shared__ u32 later;
-  u32 row = blockIdx.x, id = tokens[row];
-  if (threadIdx.x == 0) later = 0;
-  __syncthreads();
+  u32 row = blockIdx.x, id = tokens[row], earlier = 0;
   for (u32 m = threadIdx.x; m < row; m += blockDim.x)
-    if (tokens[m] == id) later = 1;
-  __syncthreads();
-  if (later || id >= v) return;
+    if (tokens[m] == id) earlier = 1;
+  if (__syncthreads_or(earlier) || id >= v) return;
   for (u32 k = threadIdx.x; k < c; k += blockDim.x) {
     float acc = dtable[(u64)id * ld + k];
     for (u32 m = row; m < n; m++)

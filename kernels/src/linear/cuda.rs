@@ -65,7 +65,7 @@ fn at(view: View<'_>, n: usize) -> Arg<'static> {
 
 pub(super) fn forward(s: &Stream, y: View<'_>, lora_s: View<'_>, x: View<'_>, parts: &[Part<'_>]) -> Result<()> {
     let room = "linear::forward";
-    let Sizes { k, n, ranks } = Sizes::of(s, room, parts)?;
+    let Sizes { k, n, ranks, .. } = Sizes::of(s, room, parts, x)?;
     let (m, modules) = (x.len() / k, modules(room, parts)?);
     let go = |out: View<'_>, modules: &[Module], width: usize| {
         let across = modules.iter().map(|module| module.sizes[0].div_ceil(TILE)).sum();
@@ -88,7 +88,7 @@ pub(super) fn forward(s: &Stream, y: View<'_>, lora_s: View<'_>, x: View<'_>, pa
 
 pub(super) fn backward(s: &Stream, dx: View<'_>, ds: View<'_>, dy: View<'_>, parts: &[Part<'_>]) -> Result<()> {
     let room = "linear::backward";
-    let Sizes { k, n, ranks } = Sizes::of(s, room, parts)?;
+    let Sizes { k, n, ranks, .. } = Sizes::of(s, room, parts, dy)?;
     let (m, modules) = (dy.len() / n, modules(room, parts)?);
     let go = |out: Arg<'static>, modules: &[Module], columns: usize, stride: usize| {
         let bytes = bytes(room, modules)?;
@@ -144,7 +144,7 @@ pub(super) fn backward_lora(
     examples: View<'_>,
 ) -> Result<()> {
     let room = "linear::backward_lora";
-    let Sizes { k, n: width, ranks } = Sizes::of(s, room, parts)?;
+    let Sizes { k, n: width, ranks, .. } = Sizes::of(s, room, parts, x)?;
     let rows = (examples, x.len() / k);
     for (i, module) in modules(room, parts)?.iter().enumerate() {
         let [n, _, rank, first, slot] = module.sizes;

@@ -41,7 +41,8 @@ __device__ void chain(float (&acc)[4][4], Tiles &t, u32 count, u32 rows, u32 col
 __device__ u32 rest(u32 n, u32 from) { return n - from < TILE ? n - from : TILE; }
 
 // y [m, width] = of x [m, k]: blocks count rows in x and the tiles of all parts in y. s [m, ranks] is read where a part has a rank.
-extern "C" __global__ void linear_forward(float *y, const float *x, const float *s, Parts parts, u32 m, u32 k, u32 width, u32 ranks) {
+extern "C" __global__ void linear_forward(float *y, const float *x, const float *s, const __grid_constant__ Parts parts, u32 m, u32 k,
+                                          u32 width, u32 ranks) {
   __shared__ Tiles tiles;
   u32 p = 0, tile = blockIdx.y, row = blockIdx.x * TILE;
   while (tile >= (parts.part[p].n + TILE - 1) / TILE) tile -= (parts.part[p++].n + TILE - 1) / TILE;
@@ -62,17 +63,14 @@ extern "C" __global__ void linear_forward(float *y, const float *x, const float 
 
 // dx [m, k] with rows `stride` apart = of dy [m, width]: over the outputs of all parts, then over the ranks of all parts. The weights
 // are taken times the parts' `scale`.
-extern "C" __global__ void linear_backward(float *dx, const float *dy, const float *ds, Parts parts, u32 m, u32 k, u32 stride, u32 width,
-                                           u32 ranks) {
+extern "C" __global__ void linear_backward(float *dx, const float *dy, const float *ds, const __grid_constant__ Parts parts, u32 m, u32 k,
+                                           u32 stride, u32 width, u32 ranks) {
   __shared__ Tiles tiles;
   u32 row = blockIdx.x * TILE, column = blockIdx.y * TILE, rows = rest(m, row), columns = rest(k, column);
   float acc[4][4] = {};
-  // Unrolled, so that the parts stay in constant memory.
-#pragma unroll
   for (const Part &part : parts.part)
     chain(acc, tiles, part.n, rows, columns, [&](u32 r, u32 n) { return dy[(u64)(row + r) * width + part.first + n]; },
           [&](u32 c, u32 n) { return part.scale * part.w[(u64)n * part.ld + column + c]; });
-#pragma unroll
   for (const Part &part : parts.part)
     chain(acc, tiles, part.rank, rows, columns, [&](u32 r, u32 j) { return ds[(u64)(row + r) * ranks + part.slot + j]; },
           [&](u32 c, u32 j) { return part.a[(u64)j * k + column + c]; });

@@ -20,11 +20,19 @@
 //!
 //! On CUDA in f32 a thread owns whole chains: the CPU's bits. Spans of `examples` are cut at M there; the CPU refuses them.
 //!
-//! order: law (A1, A6, A7); work is split over outputs, never over a reduction.
+//! On CUDA x, y, dx, dy and the weights may all be bf16 (K and every N multiples of 8, the parts a whole augmented group in order). Then S and
+//! dS are bf16 [M, T] in the strips of `weight.rs`, A and B are read from the weight's strips, whose copies [`crate::adamw::Strips`] writes, and
+//! one k16 step of mma.sync stands for 16 fma, ascending over K, then over the strip of the part (dx: over ΣN, then T; dA, dB, dW: over an
+//! example's rows from its first). A step that the reduction ends in is filled with zeros. S_hi + S_lo carry S; dA and dB chain the two
+//! halves apart and add once. Every result is rounded once. The tile differs with M; the bits do not.
+//!
+//! order: law (A1, A6, A7); work is split over outputs, never over a reduction. [`library`] goes through the vendor's products and is not.
 
 mod cpu;
 mod cuda;
 pub(crate) mod gradient;
+pub mod library;
+pub(crate) mod mma;
 pub(crate) mod pack;
 pub(crate) mod parts;
 pub(crate) mod product;
@@ -34,7 +42,7 @@ pub(crate) mod reference;
 pub(crate) mod tests;
 pub(crate) mod tile;
 
-use crate::weight::{Layout, Weight};
+use crate::weight::{Layout, Weight, strip};
 pub(crate) use cuda::KERNELS;
 use parts::Group;
 use product::Out;
@@ -73,14 +81,17 @@ struct Sizes {
     k: usize,
     /// ΣN
     n: usize,
-    /// ΣR
+    /// Columns of S and dS: ΣR, or T in bf16.
     ranks: usize,
+    /// Storage of the activations.
+    stored: DType,
 }
 
 impl Sizes {
-    fn of(s: &Stream, room: &str, parts: &[Part<'_>]) -> Result<Sizes> {
+    fn of(s: &Stream, room: &str, parts: &[Part<'_>], acts: View<'_>) -> Result<Sizes> {
         ensure!((1..=PARTS).contains(&parts.len()), "{room}: wanted 1 to {PARTS} parts, got {}", parts.len());
         let k = parts[0].weight.shape().1;
+        let stored = if s.host().is_some() { DType::F32 } else { crate::cuda::stored(room, acts)? };
         let (mut n, mut ranks) = (0, 0);
         for (i, part) in parts.iter().enumerate() {
             match s.host() {
@@ -96,17 +107,22 @@ impl Sizes {
                 ensure!(lora.rank > 0, "{room}: part {i}: LoRA rank 0");
                 check(room, "A", lora.a, lora.rank * k)?;
                 check(room, "B", lora.b, own.0 * lora.rank)?;
-                ranks += lora.rank;
+                ranks += if stored == DType::Bf16 { strip(lora.rank) } else { lora.rank };
             }
             n += own.0;
         }
-        Ok(Sizes { k, n, ranks })
+        Ok(Sizes { k, n, ranks, stored })
     }
 }
 
 /// f32 and of the wanted length.
 fn check(room: &str, name: &str, view: View<'_>, len: usize) -> Result<()> {
-    ensure!(view.dtype() == DType::F32, "{room}: {name}: wanted f32, got {}", view.dtype());
+    check_as(room, name, view, DType::F32, len)
+}
+
+/// Of the wanted storage and length.
+fn check_as(room: &str, name: &str, view: View<'_>, wanted: DType, len: usize) -> Result<()> {
+    ensure!(view.dtype() == wanted, "{room}: {name}: wanted {wanted}, got {}", view.dtype());
     ensure!(view.len() == len, "{room}: {name}: wanted {len} elements, got {}", view.len());
     Ok(())
 }
@@ -131,16 +147,17 @@ fn apart(room: &str, outputs: &[View<'_>], inputs: &[View<'_>], parts: &[Part<'_
 /// y [M, ΣN] = and S [M, ΣR] = (`lora_s`; an empty view if no part has LoRA) from x [M, K].
 pub fn forward(s: &Stream, y: View<'_>, lora_s: View<'_>, x: View<'_>, parts: &[Part<'_>]) -> Result<()> {
     let room = "linear::forward";
-    let Sizes { k, n, ranks } = Sizes::of(s, room, parts)?;
+    let Sizes { k, n, ranks, stored } = Sizes::of(s, room, parts, x)?;
     let m = rows(room, "x", x, k)?;
-    check(room, "x", x, m * k)?;
-    check(room, "y", y, m * n)?;
-    check(room, "lora_s", lora_s, m * ranks)?;
+    for (name, view, len) in [("x", x, m * k), ("y", y, m * n), ("lora_s", lora_s, m * ranks)] {
+        check_as(room, name, view, stored, len)?;
+    }
     apart(room, &[y, lora_s], &[x], parts)?;
-    let Some(pool) = s.host() else { return cuda::forward(s, y, lora_s, x, parts) };
-    // SAFETY: the device is the CPU; `apart` keeps both outputs away from every other operand.
-    unsafe {
-        cpu::forward(pool, y.host_mut()?, lora_s.host_mut()?, x.host()?, Group::new(parts)?);
+    match (s.host(), stored) {
+        // SAFETY: the device is the CPU; `apart` keeps both outputs away from every other operand.
+        (Some(pool), _) => unsafe { cpu::forward(pool, y.host_mut()?, lora_s.host_mut()?, x.host()?, Group::new(parts)?) },
+        (None, DType::Bf16) => mma::forward(s, y, lora_s, x, parts)?,
+        (None, _) => cuda::forward(s, y, lora_s, x, parts)?,
     }
     Ok(())
 }
@@ -148,18 +165,18 @@ pub fn forward(s: &Stream, y: View<'_>, lora_s: View<'_>, x: View<'_>, parts: &[
 /// dx [M, K] = (or nothing if the view is empty) and dS [M, ΣR] = from dy [M, ΣN].
 pub fn backward(s: &Stream, dx: View<'_>, ds: View<'_>, dy: View<'_>, parts: &[Part<'_>]) -> Result<()> {
     let room = "linear::backward";
-    let Sizes { k, n, ranks } = Sizes::of(s, room, parts)?;
+    let Sizes { k, n, ranks, stored } = Sizes::of(s, room, parts, dy)?;
     let m = rows(room, "dy", dy, n)?;
-    check(room, "dy", dy, m * n)?;
-    if !dx.is_empty() {
-        check(room, "dx", dx, m * k)?;
+    let columns = if dx.is_empty() { 0 } else { k };
+    for (name, view, len) in [("dy", dy, m * n), ("dx", dx, m * columns), ("ds", ds, m * ranks)] {
+        check_as(room, name, view, stored, len)?;
     }
-    check(room, "ds", ds, m * ranks)?;
     apart(room, &[dx, ds], &[dy], parts)?;
-    let Some(pool) = s.host() else { return cuda::backward(s, dx, ds, dy, parts) };
-    // SAFETY: as in `forward`; an empty dx is only asked for its length.
-    unsafe {
-        cpu::backward(pool, dx.host_mut()?, ds.host_mut()?, dy.host()?, Group::new(parts)?);
+    match (s.host(), stored) {
+        // SAFETY: as in `forward`; an empty dx is only asked for its length.
+        (Some(pool), _) => unsafe { cpu::backward(pool, dx.host_mut()?, ds.host_mut()?, dy.host()?, Group::new(parts)?) },
+        (None, DType::Bf16) => mma::backward(s, dx, ds, dy, parts)?,
+        (None, _) => cuda::backward(s, dx, ds, dy, parts)?,
     }
     Ok(())
 }
@@ -195,12 +212,12 @@ pub fn backward_lora(
     examples: View<'_>,
 ) -> Result<()> {
     let room = "linear::backward_lora";
-    let Sizes { k, n, ranks } = Sizes::of(s, room, parts)?;
+    let Sizes { k, n, ranks, stored } = Sizes::of(s, room, parts, x)?;
     let m = rows(room, "x", x, k)?;
     let count = parts.len();
     ensure!(da.len() == count && db.len() == count, "{room}: {count} parts, {} dA, {} dB", da.len(), db.len());
     for (name, view, len) in [("x", x, m * k), ("lora_s", lora_s, m * ranks), ("ds", ds, m * ranks), ("dy", dy, m * n)] {
-        check(room, name, view, len)?;
+        check_as(room, name, view, stored, len)?;
     }
     for (i, part) in parts.iter().enumerate() {
         let rank = part.lora.map_or(0, |l| l.rank);
@@ -211,7 +228,10 @@ pub fn backward_lora(
         disjoint(room, &[da[i], db[i]], &da[i + 1..])?;
         disjoint(room, &[da[i], db[i]], &db[i + 1..])?;
     }
-    let Some(pool) = s.host() else { return cuda::backward_lora(s, da, db, [x, lora_s, ds, dy], parts, examples) };
+    let Some(pool) = s.host() else {
+        let go = if stored == DType::Bf16 { mma::backward_lora } else { cuda::backward_lora };
+        return go(s, da, db, [x, lora_s, ds, dy], parts, examples);
+    };
     let spans = spans(room, examples, m)?;
     let none = Out { at: std::ptr::null_mut(), ld: 0 };
     let (mut to_a, mut to_b) = ([none; PARTS], [none; PARTS]);
@@ -248,8 +268,9 @@ pub fn backward_weight(
         return Ok(());
     }
     let k = rows(room, "x", x, m)?;
-    check(room, "x", x, m * k)?;
-    check(room, "dy", dy, dy.len())?;
+    let stored = if s.host().is_some() { DType::F32 } else { crate::cuda::stored(room, x)? };
+    check_as(room, "x", x, stored, m * k)?;
+    check_as(room, "dy", dy, stored, dy.len())?;
     for i in 0..count {
         let bias = dbias[i].unwrap_or(View::none(DType::F32));
         check(room, "dW", dw[i], Layout::of(s, &[]).len(&[n[i]], k))?;
@@ -259,7 +280,10 @@ pub fn backward_weight(
             disjoint(room, &[dw[i], bias], &[dw[j], dbias[j].unwrap_or(View::none(DType::F32))])?;
         }
     }
-    let Some(pool) = s.host() else { return cuda::backward_weight(s, dw, dbias, x, dy, n, examples) };
+    let Some(pool) = s.host() else {
+        let go = if stored == DType::Bf16 { mma::backward_weight } else { cuda::backward_weight };
+        return go(s, dw, dbias, x, dy, n, examples);
+    };
     let spans = spans(room, examples, m)?;
     let (mut to, mut to_bias, mut outputs) = ([Out { at: std::ptr::null_mut(), ld: 0 }; PARTS], [None; PARTS], [0; PARTS]);
     for i in 0..count {

@@ -7,8 +7,11 @@ pub(crate) use crate::check::within as close;
 use crate::cpu::Stored;
 use crate::panels::packed_len;
 use crate::weight::{self, Layout, Weight};
-use half::{bf16, f16};
+use half::f16;
 use runtime::{Buffer, DType, Isa, Result, Stream, View};
+
+mod bf16;
+mod library;
 
 /// Reproducible values in [−1, 1).
 pub(crate) fn values(len: usize, seed: u32) -> Vec<f32> {
@@ -49,7 +52,7 @@ pub(crate) struct Case {
 impl Case {
     pub fn new(n: usize, k: usize, rank: usize, bias: bool, dtype: DType, seed: u32) -> Case {
         let round = |x: f32| match dtype {
-            DType::Bf16 => bf16::from_f32(x).widen(),
+            DType::Bf16 => half::bf16::from_f32(x).widen(),
             DType::F16 => f16::from_f32(x).widen(),
             _ => x,
         };
@@ -76,7 +79,7 @@ impl Case {
         let len = Layout::of(s, &[]).len(&[self.n], self.k);
         let half = |narrow: fn(f32) -> u16| self.w.iter().map(|&x| narrow(x)).collect::<Vec<_>>();
         let (packed, half) = match self.dtype {
-            DType::Bf16 => (Packed::Bf16(s.zeros(len).unwrap()), half(|x| bf16::from_f32(x).to_bits())),
+            DType::Bf16 => (Packed::Bf16(s.zeros(len).unwrap()), half(|x| half::bf16::from_f32(x).to_bits())),
             DType::F16 => (Packed::F16(s.zeros(len).unwrap()), half(|x| f16::from_f32(x).to_bits())),
             _ => (Packed::F32(s.zeros(len).unwrap()), Vec::new()),
         };
@@ -88,7 +91,7 @@ impl Case {
 
 pub(crate) enum Packed {
     F32(Buffer<f32>),
-    Bf16(Buffer<bf16>),
+    Bf16(Buffer<half::bf16>),
     F16(Buffer<f16>),
 }
 

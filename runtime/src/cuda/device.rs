@@ -5,9 +5,12 @@ use super::driver::{self, check, failure};
 use super::events::Events;
 use super::graphs::{self, Graphs};
 use super::launch::described;
+use super::library::{Library, WORKSPACE};
 use super::modules::{Modules, named};
-use crate::{Arg, Backend, DeviceInfo, Error, Event, Graph, Kernel, Launch, Pinned, Pool, Ptr, Queue, Result};
+use crate::{Arg, Backend, DeviceInfo, Error, Event, Gemm, Gemmed, Graph, Kernel, Launch, Pinned, Pool, Ptr, Queue, Result};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUevent, CUresult, CUstream};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::CStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -38,6 +41,8 @@ pub struct Cuda {
     modules: Mutex<Modules>,
     events: Mutex<Events>,
     graphs: Mutex<Graphs>,
+    /// By queue, each with memory of its own; None where it was looked for and is not.
+    libraries: Mutex<HashMap<u32, Option<Library>>>,
 }
 
 // SAFETY: the driver's handles may be used from any thread; every verb makes the context current first.
@@ -114,9 +119,9 @@ impl Cuda {
             let threshold = (&raw mut threshold).cast();
             check("cuMemPoolSetAttribute", sys::cuMemPoolSetAttribute(pool, release, threshold))?;
         }
-        let (streams, modules, events, graphs) = Default::default();
+        let (streams, modules, events, graphs, libraries) = Default::default();
         let blocking = driver::blocking();
-        Ok(Cuda { name, info, device, context, streams, compiler, blocking, modules, events, graphs })
+        Ok(Cuda { name, info, device, context, streams, compiler, blocking, modules, events, graphs, libraries })
     }
 
     /// Makes the context current in this thread and gives the queue's stream.
@@ -175,6 +180,7 @@ impl Drop for Cuda {
             lock(&self.modules).clear();
         }
         lock(&self.events).clear();
+        lock(&self.libraries).clear();
         // SAFETY: handles of this value, given back once. Errors have nowhere to go.
         unsafe {
             for stream in used.into_iter().flatten() {
@@ -321,6 +327,21 @@ impl Backend for Cuda {
             check("cuLaunchKernel", code).map_err(|e| named(e, &described(k, l, args)))?;
         }
         if self.blocking { self.synchronize(q).map_err(|e| named(e, &described(k, l, args))) } else { Ok(()) }
+    }
+    unsafe fn gemm(&self, q: Queue, g: &Gemm) -> Result<Gemmed> {
+        let stream = self.stream(q)?;
+        if g.size[0] == 0 || g.size[1] == 0 {
+            return Ok(Gemmed::Done);
+        }
+        let mut held = lock(&self.libraries);
+        let library = match held.entry(q.0) {
+            Entry::Occupied(found) => found.into_mut(),
+            Entry::Vacant(place) => place.insert(Library::find(|| self.alloc(q, WORKSPACE))?),
+        };
+        let Some(library) = library else { return Ok(Gemmed::Unsupported) };
+        // SAFETY: the caller's promise.
+        let taken = unsafe { library.run(stream, g)? };
+        Ok(if taken { Gemmed::Done } else { Gemmed::Unsupported })
     }
     fn capture(&self, q: Queue, f: &mut dyn FnMut() -> Result<()>) -> Result<Option<Graph>> {
         let graph = graphs::capture(self.stream(q)?, f)?;

@@ -2,6 +2,9 @@
 // warps whose operands lie in shared memory.
 #pragma once
 
+// A barrier's word is atomic on the hardware.
+#define ATOMIC __attribute__((no_sanitize("thread"), noinline))
+
 namespace simt {
 // A barrier's 64 bits. Poison is none: nothing expects 2^20 - 1 arrivals.
 struct Arrivals {
@@ -10,17 +13,17 @@ struct Arrivals {
 };
 static_assert(sizeof(Arrivals) == 8);
 
-inline Arrivals &arrivals(u64 *b, const Place &at) {
+ATOMIC inline Arrivals &arrivals(u64 *b, const Place &at) {
   in_shared(b, 8, 8, at);
   auto *a = reinterpret_cast<Arrivals *>(b);
   if (a->expected == 0xfffff) simt_runtime->fail("an mbarrier that nobody initialised", at);
   return *a;
 }
-inline void settle(Arrivals &a) {
+ATOMIC inline void settle(Arrivals &a) {
   simt_runtime->moved();
   if (a.missing == 0 && a.bytes == Arrivals::NONE) a.phase ^= 1, a.missing = a.expected;
 }
-inline void arrive(u64 *b, u32 bytes, const Place &at) {
+ATOMIC inline void arrive(u64 *b, u32 bytes, const Place &at) {
   Arrivals &a = arrivals(b, at);
   simt_runtime->release(b);
   if (a.missing == 0) simt_runtime->fail("more arrivals than the phase expects", at);
@@ -29,11 +32,10 @@ inline void arrive(u64 *b, u32 bytes, const Place &at) {
 }
 
 TWIN(mbarrier_init, "mbarrier.init", "", "b64", "")
-inline void mbarrier_init(const Place &at, u64 *b, u32 count) {
+ATOMIC inline void mbarrier_init(const Place &at, u64 *b, u32 count) {
   in_shared(b, 8, 8, at);
   if (count == 0 || count >= 0xfffff) simt_runtime->fail("wanted 1 to 2^20 - 2 arrivals", at);
-  Arrivals a{0, count, count, Arrivals::NONE};
-  std::memcpy(b, &a, 8);
+  *reinterpret_cast<Arrivals *>(b) = Arrivals{0, count, count, Arrivals::NONE};
   simt_runtime->release(b);
 }
 TWIN(mbarrier_arrive, "mbarrier.arrive", "", "b64", "")
@@ -41,7 +43,7 @@ inline void mbarrier_arrive(const Place &at, u64 *b) { arrive(b, 0, at); }
 TWIN(mbarrier_expect, "mbarrier.arrive.expect_tx", "", "b64", "")
 inline void mbarrier_expect(const Place &at, u64 *b, u32 bytes) { arrive(b, bytes, at); }
 TWIN(mbarrier_try_wait, "mbarrier.try_wait.parity", "", "b64", "")
-inline void mbarrier_try_wait(const Place &at, u32 &done, u64 *b, u32 parity) {
+ATOMIC inline void mbarrier_try_wait(const Place &at, u32 &done, u64 *b, u32 parity) {
   done = arrivals(b, at).phase != (parity & 1);
   if (!done) simt_runtime->land(b), done = arrivals(b, at).phase != (parity & 1);
   if (!done) simt_runtime->spin(at);
@@ -78,6 +80,12 @@ inline void copy_box(const Tensor &t, unsigned char *to, const int *corner) {
         else std::memset(reinterpret_cast<void *>(at), 0, t.element);
       }
 }
+ATOMIC inline void landed(u64 *b, u32 bytes) {
+  Arrivals &a = *reinterpret_cast<Arrivals *>(b);
+  simt_runtime->release(b);
+  a.bytes -= bytes;
+  settle(a);
+}
 inline void tensor_load(const Place &at, u32 rank, void *to, const void *map, u64 *b, int x, int y, int z) {
   Tensor t;
   std::memcpy(&t, map, sizeof t);
@@ -89,9 +97,7 @@ inline void tensor_load(const Place &at, u32 rank, void *to, const void *map, u6
   simt_runtime->bulk(b, [=] {
     int corner[3] = {x, y, z};
     copy_box(t, static_cast<unsigned char *>(to), corner);
-    Arrivals &a = *reinterpret_cast<Arrivals *>(b);
-    a.bytes -= bytes;
-    settle(a);
+    landed(b, bytes);
   });
 }
 TWIN(tensor_load_2d, "cp.async.bulk.tensor", "2d", "", "tile")

@@ -98,7 +98,7 @@ private:
     simt::Runtime &r = scheduler.runtime;
     const Module &m = *l.function.module;
     r.static_shared = m.shared, r.static_end = m.shared_end;
-    memset(m.shared, 0xff, m.shared_end - m.shared);
+    sanitizers::poison(m.shared, m.shared_end);
     share(l.shared);
     if (sigsetjmp(escape, 1)) {
       in_kernel = false, illegal = true;
@@ -121,7 +121,9 @@ private:
       mprotect(all, wanted, PROT_READ | PROT_WRITE);
       open = wanted;
     }
+    sanitizers::allow(all, wanted);
     memset(all, 0xff, wanted);
+    sanitizers::forbid(all + bytes, wanted - bytes);
     simt::Runtime &r = scheduler.runtime;
     r.dynamic_shared = reinterpret_cast<unsigned char *>(all), r.dynamic_end = r.dynamic_shared + bytes;
   }

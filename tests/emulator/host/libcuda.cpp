@@ -294,6 +294,19 @@ API cuTensorMapEncodeTiled(void *out, int dtype, unsigned rank, void *base, cons
   return OK;
 }
 
+// ---- for the other stand-ins: which memory there is, how tensor cores add, and work of theirs in a queue
+API emulator_covers(uint64_t p, size_t n) {
+  std::lock_guard<std::recursive_mutex> one(device);
+  return memory.covers(p, n);
+}
+API emulator_is_hostile(int) { return mode.hostile; }
+API emulator_enqueue(void *q, void (*work)(void *), void *of, void (*release)(void *)) {
+  std::shared_ptr<void> held(of, release);
+  DEVICE
+  put(q, [=] { work(held.get()); });
+  return OK;
+}
+
 // ---- for tests
 API emulator_order(int which) { mode.order = simt::Order(which); return OK; }
 API emulator_lazy(int on) { mode.lazy = on; return OK; }

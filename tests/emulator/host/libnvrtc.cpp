@@ -24,6 +24,32 @@ std::string read(const std::string &path) {
   return {std::istreambuf_iterator<char>(in), {}};
 }
 
+// `EMULATOR_DELETE=FILE:LINE:COLUMN:LENGTH:INSTEAD`, counted from 1 by the source's #line marks, exchanges a call in the source: what a
+// test says then shows whether anything would miss it.
+const char *deleted() {
+  const char *what = getenv("EMULATOR_DELETE");
+  return what ? what : "";
+}
+std::string without(std::string source) {
+  char file[256];
+  unsigned line, column, length;
+  int used;
+  if (sscanf(deleted(), "%255[^:]:%u:%u:%u:%n", file, &line, &column, &length, &used) != 4) return source;
+  std::string mark = "#line 1 \"" + std::string(file) + "\"\n";
+  size_t at = source.find(mark);
+  if (at == std::string::npos) return source;
+  for (at += mark.size(); --line > 0;) at = source.find('\n', at) + 1;
+  return source.replace(at + column - 1, length, deleted() + used);
+}
+
+// `EMULATOR_SANITIZE=address` or `thread` instruments the kernels; the process has that sanitizer preloaded.
+std::string sanitized() {
+  const char *which = getenv("EMULATOR_SANITIZE");
+  if (!which || !*which) return "";
+  if (!strcmp(which, "thread")) return " -g1 -fsanitize=thread";
+  return " -g1 -fsanitize=address,undefined -fno-sanitize-recover=all -fsanitize-sections=simt_shared -fno-omit-frame-pointer";
+}
+
 // The table that the driver's stand-in asks for, made from the source's `__global__ void NAME(`.
 std::string table(const std::string &source) {
   static const std::regex kernel(R"(__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\()");
@@ -45,7 +71,11 @@ std::string table(const std::string &source) {
 bool fused() { return __builtin_cpu_supports("fma") && __builtin_cpu_supports("avx2"); }
 
 // No version of NVIDIA's, and another one for every state of the stand-in: what it made is never taken for anything else.
-API nvrtcVersion(int *major, int *minor) { *major = 0, *minor = EMULATOR_VERSION * 2 + fused(); return OK; }
+API nvrtcVersion(int *major, int *minor) { 
+  *major = 0, *minor = EMULATOR_VERSION * 2 + fused();
+  if (std::string other = deleted() + sanitized(); !other.empty()) *minor = (*minor + std::hash<std::string>{}(other)) % 1000000000;
+  return OK;
+}
 API nvrtcCreateProgram(void **p, const char *source, const char *, int headers, const char *const *, const char *const *) {
   if (headers) return CREATION;
   *p = new Program{source, "", {}};
@@ -64,9 +94,10 @@ API nvrtcCompileProgram(void *p, int count, const char *const *options) {
   std::string folder = std::string(temporary ? temporary : "/tmp") + "/ple-emulator-XXXXXX";
   if (!mkdtemp(folder.data())) return INVALID_INPUT;
   std::string source = folder + "/kernels.cpp", image = folder + "/kernels.so", log = folder + "/log";
-  std::ofstream(source) << "#include \"simt.hpp\"\n#line 1 \"kernels.cu\"\n" << program.source << table(program.source);
+  std::ofstream(source) << "#include \"simt.hpp\"\n#line 1 \"kernels.cu\"\n" << without(program.source) << table(program.source);
   std::string command = EMULATOR_CXX " -std=c++17 -O2 -fPIC -shared -fvisibility=hidden -fno-strict-aliasing -ffp-contract=off -fno-fast-math "
-                        "-Wall -Wextra -Wno-unused-function -Wno-psabi -Werror -I'" EMULATOR_HOST "'" + std::string(fused() ? " -mavx2 -mfma" : "") + flags + " -o '" + image + "' '" + source + "' > '" + log + "' 2>&1";
+                        "-Wall -Wextra -Wno-unused-function -Wno-psabi -Werror -I'" EMULATOR_HOST "'" + std::string(*deleted() ? " -w" : "") + (fused() ? " -mavx2 -mfma" : "") + sanitized() + flags + " -o '" + image + "' '" + source + "' > '" + log + "' 2>&1";
+  unsetenv("LD_PRELOAD");  // a sanitizer is loaded by now, and the compiler needs none
   int status = system(command.c_str());
   program.log = read(log);
   std::string bytes = read(image);

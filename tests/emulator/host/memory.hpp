@@ -1,6 +1,7 @@
 // Device memory of the stand-in: every allocation lies between pages that nobody may touch, holds poison at first, and the
 // bytes between its end and the page's end are watched.
 #pragma once
+#include "sanitizers.hpp"
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -25,6 +26,8 @@ public:
     uint64_t start = reinterpret_cast<uint64_t>(first) + (body - bytes) / ALIGN * ALIGN;
     blocks[start] = {first, body, bytes};
     used += bytes;
+    sanitizers::forbid(first, body);
+    sanitizers::allow(reinterpret_cast<void *>(start), bytes);
     return start;
   }
 
@@ -32,6 +35,7 @@ public:
     auto found = blocks.find(start);
     if (found == blocks.end()) return false;
     used -= found->second.bytes;
+    sanitizers::allow(found->second.first, found->second.body);
     munmap(found->second.first - PAGE, found->second.body + 2 * PAGE);
     blocks.erase(found);
     return true;

@@ -14,7 +14,7 @@ public:
   Runtime runtime{};
 
   Scheduler() {
-    runtime.barrier = [](unsigned number, unsigned count, const Place &at) { self->barrier(number, count, at); };
+    runtime.barrier = [](unsigned number, unsigned count, bool vote, const Place &at) { return self->barrier(number, count, vote, at); };
     runtime.warp = [](unsigned mask, void *operands, Collective f, const Place &at) { self->collective(mask, operands, f, at); };
     runtime.issue = [](Later kind, std::function<void()> work) { self->issue(kind, std::move(work)); };
     runtime.commit = [](Later kind) { self->current->groups[kind].emplace_back(std::move(self->current->open[kind])); };
@@ -23,8 +23,8 @@ public:
     runtime.land = [](void *barrier) { self->land(barrier); };
     runtime.spin = [](const Place &at) { self->spin(at); };
     runtime.moved = [] { self->idle = 0; };
-    runtime.release = [](void *) {};
-    runtime.acquire = [](void *) {};
+    runtime.release = sanitizers::release;
+    runtime.acquire = sanitizers::acquire;
     runtime.fail = [](const char *why, const Place &at) { self->fail(text(at) + ": " + why); };
   }
 
@@ -39,8 +39,10 @@ public:
     warps.assign((n + 31) / 32, Warp{});
     for (Barrier &b : barriers) b = Barrier{};
     for (unsigned i = 0; i < n; i++) start(i);
+    sanitizers::release(&live);
     enter(*pick());
     home.leave_for(current->fiber);
+    sanitizers::acquire(&home);
     if (error.empty() && !flying.empty()) error = "the block ends before a tensor copy that it started";
     return error.empty() ? error : error + place();
   }
@@ -70,6 +72,7 @@ private:
   };
   struct Barrier {
     unsigned wanted = 0;
+    bool vote = false, answer = false;
     std::vector<Thread *> arrived;
   };
   static inline Scheduler *self = nullptr;
@@ -96,6 +99,8 @@ private:
     t.index = i, t.where = {"its start", "", 0}, t.fenced = false;
     for (unsigned kind = 0; kind < LATER; kind++) t.open[kind].clear(), t.groups[kind].clear();
     t.fiber.prepare([] {
+      Fiber::arrive();
+      sanitizers::acquire(&self->live);
       self->entry->call(self->args);
       self->finish();
     });
@@ -103,8 +108,9 @@ private:
   }
 
   void finish() {
+    sanitizers::release(&home);
     current->state = State::Done, live--;
-    next();
+    next(true);
   }
 
   void ready(Thread &t) {
@@ -163,12 +169,12 @@ private:
   }
 
   // Leaves the running thread for the next one, or for home if there is none.
-  void next() {
+  void next(bool forever = false) {
     Thread *from = current, *to = error.empty() ? pick() : nullptr;
     if (to == from) return enter(*to);
-    if (to) return enter(*to), from->fiber.leave_for(to->fiber);
+    if (to) return enter(*to), from->fiber.leave_for(to->fiber, forever);
     if (live > 0 && error.empty()) error = deadlock();
-    from->fiber.leave_for(home);
+    from->fiber.leave_for(home, forever || !error.empty());
   }
 
   void park(const Place &at) {
@@ -181,14 +187,22 @@ private:
     next();
   }
 
-  void barrier(unsigned number, unsigned wanted, const Place &at) {
+  bool barrier(unsigned number, unsigned wanted, bool vote, const Place &at) {
     Barrier &b = barriers[number];
     if (!b.arrived.empty() && b.wanted != wanted) fail(text(at) + ": other threads wait for another number of threads");
-    b.wanted = wanted;
-    if (b.arrived.size() + 1 < wanted) return b.arrived.push_back(current), park(at);
-    for (Thread *t : b.arrived) ready(*t);
-    b.arrived.clear();
-    ready(*current), next();
+    b.wanted = wanted, b.vote |= vote;
+    sanitizers::release(&b);
+    if (b.arrived.size() + 1 < wanted) {
+      b.arrived.push_back(current);
+      park(at);
+    } else {
+      b.answer = b.vote, b.vote = false;
+      for (Thread *t : b.arrived) ready(*t);
+      b.arrived.clear();
+      ready(*current), next();
+    }
+    sanitizers::acquire(&b);
+    return b.answer;
   }
 
   void collective(unsigned mask, void *operands, Collective f, const Place &at) {
@@ -198,9 +212,12 @@ private:
     if (mask != ~0u) fail(text(at) + ": only whole warps are emulated");
     if (w.arrived && (w.f != f || w.where.line != at.line || strcmp(w.where.file, at.file))) fail(divergent(w, lane, at));
     w.f = f, w.where = at, w.operands[lane] = operands, w.arrived |= 1u << lane;
-    if (w.arrived != exist) return park(at);
+    sanitizers::release(&w);
+    if (w.arrived != exist) return park(at), sanitizers::acquire(&w);
     w.arrived = 0;
+    sanitizers::acquire(&w);
     f(w.operands);
+    sanitizers::release(&w);
     for (unsigned l = 0; l < 32; l++) if ((exist >> l & 1) && l != lane) ready(threads[base + l]);
   }
 

@@ -33,7 +33,8 @@ struct Runtime {
   // Whether what is asynchronous completes as late as its waits allow, and whether tensor cores add in the other order.
   bool lazy, hostile;
   bool *fenced;  // the running thread's: wgmma.fence came since its products were last waited for
-  void (*barrier)(unsigned number, unsigned threads, const Place &);
+  // Whether any of its threads brought a vote.
+  bool (*barrier)(unsigned number, unsigned threads, bool vote, const Place &);
   void (*warp)(unsigned mask, void *operands, Collective f, const Place &);
   void (*issue)(Later kind, std::function<void()> work);
   void (*commit)(Later kind);
@@ -89,7 +90,8 @@ extern simt::Runtime *simt_runtime;
 #define gridDim (simt_runtime->grid)
 
 #define SIMT_HERE(what) simt::Place{what, __FILE__, __LINE__}
-#define __syncthreads() simt_runtime->barrier(0, blockDim.x, SIMT_HERE("__syncthreads"))
+#define __syncthreads() ((void)simt_runtime->barrier(0, blockDim.x, false, SIMT_HERE("__syncthreads")))
+#define __syncthreads_or(vote) int(simt_runtime->barrier(0, blockDim.x, (vote) != 0, SIMT_HERE("__syncthreads_or")))
 #define __syncwarp(...) simt_runtime->warp(~0u, nullptr, simt::nothing, SIMT_HERE("__syncwarp"))
 #define __shfl_down_sync(mask, v, by) simt::shuffle(mask, v, by, simt::from_below, SIMT_HERE("__shfl_down_sync"))
 #define __shfl_xor_sync(mask, v, by) simt::shuffle(mask, v, by, simt::from_across, SIMT_HERE("__shfl_xor_sync"))

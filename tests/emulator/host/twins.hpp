@@ -128,6 +128,6 @@ inline void cvt_bf16(const Place &, unsigned short &d, float f) { d = narrow(f);
 TWIN(bar_sync, "bar", "", "", "")
 inline void bar_sync(const Place &at, unsigned number, unsigned threads) {
   if (number > 15 || threads % 32 || threads > simt_runtime->block_size.x) simt_runtime->fail("no such barrier", at);
-  simt_runtime->barrier(number, threads, at);
+  simt_runtime->barrier(number, threads, false, at);
 }
 }  // namespace simt

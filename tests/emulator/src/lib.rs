@@ -5,9 +5,18 @@
 //! sources of the rooms, compiled for the host, through the production path. A block's threads are fibers, run in one of three
 //! [`Order`]s; fresh and shared memory is poisoned, allocations are guarded, a deadlock is reported.
 //!
-//! It shows wrong numbers, missing barriers, overruns and unhandled codes. It does not show speed, races between blocks, rounding of
-//! hardware functions, or faults of drivers; that takes hardware. Queues run at once, in the caller. cuBLASLt, NCCL, tensor cores,
-//! asynchronous copies and AscendCL have no stand-ins.
+//! Warp collectives, tensor cores, asynchronous copies, tensor copies and `wgmma` have twins (`host/twins.hpp`, `host/hopper.hpp`); what is
+//! asynchronous, queues included, happens at once or as late as its waits allow ([`Mode`]). A test binary can run again under a sanitizer
+//! ([`sanitized`]).
+//!
+//! It shows wrong numbers, missing barriers and waits, overruns, addresses and descriptors that the hardware would refuse, and unhandled
+//! codes. It does not show speed, races between blocks, memory orders (every fence is kept), rounding of hardware functions, or faults of
+//! drivers; that takes hardware. cuBLASLt has a stand-in that sums in whatever order it likes; NCCL and
+//! AscendCL have none.
+
+mod sanitizers;
+
+pub use sanitizers::{Sanitizer, sanitized};
 
 use libloading::Library;
 use runtime::{Isa, Stream};
@@ -40,6 +49,34 @@ impl Order {
     pub const ALL: [Order; 3] = [Order::Forward, Order::Reverse, Order::Shuffle];
 }
 
+/// How the emulated device runs what a thread queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mode {
+    /// Of blocks and warps.
+    pub order: Order,
+    /// Asynchronous copies and products complete as late as their waits allow, or at once.
+    pub lazy: bool,
+    /// Queues run when somebody waits for them, or at once.
+    pub lazy_queues: bool,
+}
+
+impl Mode {
+    /// Every pair of the two lazinesses, and every order among them.
+    pub const PAIRS: [Mode; 4] = [
+        Mode { order: Order::Forward, lazy: false, lazy_queues: false },
+        Mode { order: Order::Reverse, lazy: true, lazy_queues: false },
+        Mode { order: Order::Shuffle, lazy: false, lazy_queues: true },
+        Mode { order: Order::Reverse, lazy: true, lazy_queues: true },
+    ];
+}
+
+impl std::fmt::Display for Mode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let late = |lazy| if lazy { "late" } else { "at once" };
+        write!(f, "{:?}, copies {}, queues {}", self.order, late(self.lazy), late(self.lazy_queues))
+    }
+}
+
 /// The emulated device of this process.
 pub struct Cuda {
     driver: Library,
@@ -48,6 +85,13 @@ pub struct Cuda {
 }
 
 impl Cuda {
+    /// Chooses how launches of this thread run from now on.
+    pub fn mode(&self, mode: Mode) {
+        self.order(mode.order);
+        self.lazy(mode.lazy);
+        self.lazy_queues(mode.lazy_queues);
+    }
+
     /// Chooses the order in which launches of this thread run from now on.
     pub fn order(&self, order: Order) {
         // SAFETY: the stand-in's own declaration.
@@ -60,7 +104,8 @@ impl Cuda {
         unsafe { (self.call("emulator_lazy"))(on.into()) };
     }
 
-    /// Whether, in launches of this thread, tensor cores add in another order than the law's.
+    /// Whether, in launches of this thread, tensor cores add in another order than the law's, and the library in one that depends on
+    /// rows, strides and addresses.
     pub fn hostile(&self, on: bool) {
         // SAFETY: the stand-in's own declaration.
         unsafe { (self.call("emulator_hostile"))(on.into()) };
@@ -111,7 +156,7 @@ fn open() -> Option<Cuda> {
         unsafe { Library::new(&path) }.unwrap_or_else(|e| panic!("{}: {e}", path.display()))
     };
     let driver = load("libcuda.so");
-    std::mem::forget(load("libnvrtc.so"));
+    std::mem::forget([load("libnvrtc.so"), load("libcublasLt.so")]);
     let stream = Stream::open("cuda:0", None).expect("the emulated device opens");
     let info = stream.backend().info();
     assert!(info.name.contains("(emulated)"), "another driver was loaded first: {}", info.name);

@@ -2,23 +2,35 @@
 
 use ple_emulator as emulator;
 
-use emulator::{Cuda, Order};
+use emulator::{Cuda, Order, Sanitizer};
 use runtime::cuda::Compiler;
-use runtime::{Arg, Defines, Error, Kernel, Launch, Result};
+use runtime::{Arg, Defines, Error, Kernel, Launch, Result, TensorMap};
 use std::path::{Path, PathBuf};
 
-const SOURCE: &str = include_str!("faults.cu");
+const SOURCE: &str = concat!(
+    include_str!("../../../kernels/src/common.cuh"),
+    "#line 1 \"ptx.cuh\"\n",
+    include_str!("../../../kernels/src/ptx.cuh"),
+    "#line 1 \"faults.cu\"\n",
+    include_str!("faults.cu")
+);
 
-/// Faults stick to the device, so these tests take turns.
+/// Faults stick to the device, so these tests take turns; one that failed leaves a fault behind.
 static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
-/// Launches 64 threads on a fresh y `[64]` and gives it back.
+/// Launches 64 threads with 256 bytes of dynamic shared memory on a fresh y `[64]` and gives it back.
 fn run(cuda: &Cuda, name: &'static str) -> Result<Vec<f32>> {
+    run_with(cuda, name, 64, 256, &[])
+}
+
+/// The same for another block, and with arguments behind y.
+fn run_with(cuda: &Cuda, name: &'static str, block: u32, shared: u32, rest: &[Arg<'_>]) -> Result<Vec<f32>> {
     let y = cuda.stream.upload(&[-1f32; 64])?;
     let kernel = Kernel { name, cuda: SOURCE, ascend: "" };
-    let launch = Launch { grid: [1; 3], block: 64, ..Launch::default() };
-    // SAFETY: the kernel's argument, with 64 elements.
-    unsafe { cuda.stream.launch(&kernel, &launch, &[Arg::Ptr(y.view().ptr())])? };
+    let launch = Launch { grid: [1; 3], block, shared, ..Launch::default() };
+    let args = [&[Arg::Ptr(y.view().ptr())], rest].concat();
+    // SAFETY: the kernel's arguments, y with 64 elements.
+    unsafe { cuda.stream.launch(&kernel, &launch, &args)? };
     y.to_vec()
 }
 
@@ -136,6 +148,101 @@ fn on_cuda_a_damaged_cache_is_made_again_and_one_that_cannot_be_written_is_named
 }
 
 #[test]
+fn on_cuda_faults_of_instructions_are_caught_and_named() -> Result<()> {
+    let Some(cuda) = emulator::cuda() else { return Ok(()) };
+    let _turn = TURN.lock();
+    for order in Order::ALL {
+        cuda.order(order);
+        // What is not waited for is there at once or, in the lazy mode, not at all.
+        for name in ["unwaited", "uncommitted"] {
+            assert_eq!(run(cuda, name)?, [0.0; 64]);
+            cuda.lazy(true);
+            assert!(run(cuda, name)?.iter().all(|v| v.is_nan()), "{name}");
+            cuda.lazy(false);
+        }
+        for (name, parts) in [
+            ("copy_aslant", &["cp_async in faults.cu", "misaligned address in global"][..]),
+            ("matrix_aslant", &["ldmatrix_x4 in faults.cu", "misaligned address in shared"]),
+            ("matrix_elsewhere", &["ldmatrix_x4 in faults.cu", "outside of shared memory"]),
+            ("beyond_shared", &["write beyond 256 bytes of dynamic shared memory"]),
+            ("uninitialised", &["mbarrier_arrive in faults.cu", "nobody initialised"]),
+            ("too_many", &["mbarrier_arrive in faults.cu", "more arrivals than the phase expects"]),
+            ("forgotten", &["deadlock", "mbarrier_try_wait in faults.cu"]),
+            ("not_a_map", &["tensor_load_2d in faults.cu", "a tensor map that the driver did not make"]),
+        ] {
+            fails(cuda, run(cuda, name), 719, parts);
+        }
+        let counts = run_with(cuda, "two_counts", 128, 0, &[]);
+        fails(cuda, counts, 719, &["bar_sync in faults.cu", "another number of threads"]);
+        let product = |which| run_with(cuda, "product", 128, 9216, &[Arg::U32(which)]);
+        assert_eq!(product(0)?, [16.0; 64]);
+        fails(cuda, product(1), 719, &["wgmma_ss_n8 in faults.cu", "no wgmma.fence"]);
+        cuda.lazy(true);
+        assert_eq!(product(0)?, [16.0; 64]);
+        assert_eq!(product(2)?, [0.0; 64], "a product that is not waited for is not there");
+        let x = cuda.stream.upload(&[1f32; 256])?;
+        let (base, dtype) = (x.view().ptr(), runtime::DType::F32);
+        let map = TensorMap { dtype, base, dims: vec![16, 16], strides: vec![64], tile: vec![8, 8], swizzle: false };
+        fails(cuda, run_with(cuda, "left_behind", 64, 256, &[Arg::TensorMap(&map)]), 719, &["ends before a tensor copy"]);
+        cuda.lazy(false);
+    }
+    Ok(())
+}
+
+/// One kernel, named by the caller of this binary; `on_cuda_what_only_a_sanitizer_sees` is it.
+#[test]
+fn on_cuda_one_kernel_by_name() -> Result<()> {
+    let Some(name) = std::env::var_os("EMULATOR_FAULT") else { return Ok(()) };
+    let Some(cuda) = emulator::cuda() else { return Ok(()) };
+    let known = ["patient", "beyond_array", "shifted", "raced", "hurried"];
+    let name = known.into_iter().find(|k| name == *k).expect("a kernel of faults.cu");
+    run(cuda, name).map(drop)
+}
+
+#[test]
+fn on_cuda_what_only_a_sanitizer_sees() {
+    for (sanitizer, name, parts) in [
+        (Sanitizer::Address, "patient", &[][..]),
+        (Sanitizer::Address, "beyond_array", &["global-buffer-overflow", "faults.cu:"]),
+        (Sanitizer::Address, "shifted", &["runtime error: ", "shift", "faults.cu:"]),
+        (Sanitizer::Thread, "patient", &[]),
+        (Sanitizer::Thread, "raced", &["data race", "faults.cu:"]),
+        (Sanitizer::Thread, "hurried", &["data race", "faults.cu:"]),
+    ] {
+        let Some(mut command) = emulator::sanitized(sanitizer) else { continue };
+        let out = command.args(["--exact", "on_cuda_one_kernel_by_name"]).env("EMULATOR_FAULT", name).output().unwrap();
+        let told = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.success(), parts.is_empty(), "{sanitizer:?} {name}: {told}");
+        assert!(parts.iter().all(|part| told.contains(part)), "{sanitizer:?} {name}: {told}");
+    }
+}
+
+#[test]
+fn on_cuda_maps_that_the_hardware_cannot_take_are_refused() -> Result<()> {
+    let Some(cuda) = emulator::cuda() else { return Ok(()) };
+    let _turn = TURN.lock();
+    let x = cuda.stream.upload(&[1f32; 256])?;
+    let (base, dtype) = (x.view().ptr(), runtime::DType::F32);
+    let good = TensorMap { dtype, base, dims: vec![16, 16], strides: vec![64], tile: vec![8, 8], swizzle: false };
+    let change = |f: &dyn Fn(&mut TensorMap)| {
+        let mut map = good.clone();
+        f(&mut map);
+        run_with(cuda, "left_behind", 64, 256, &[Arg::TensorMap(&map)]).unwrap_err().to_string()
+    };
+    let wrong: [&dyn Fn(&mut TensorMap); 6] =
+        [&|m| m.base.0 += 8, &|m| m.strides[0] = 72, &|m| m.tile[0] = 7, &|m| m.tile[1] = 257, &|m| m.dims[1] = 0, &|m| {
+            (m.tile[0], m.swizzle) = (64, true)
+        }];
+    for f in wrong {
+        let text = change(f);
+        assert!(text.contains("cuTensorMapEncodeTiled failed with code 1") && text.contains("TensorMap"), "{text}");
+    }
+    let text = change(&|m| m.dims.truncate(1));
+    assert!(text.contains("dims, strides, tile of [1, 1, 2] entries"), "{text}");
+    Ok(())
+}
+
+#[test]
 fn on_cuda_wrong_launches_are_refused_by_name() -> Result<()> {
     let Some(cuda) = emulator::cuda() else { return Ok(()) };
     let _turn = TURN.lock();
@@ -157,6 +264,10 @@ fn on_cuda_wrong_launches_are_refused_by_name() -> Result<()> {
     let wrong = "extern \"C\" __global__ void broken() { missing(); }";
     let text = go(wrong, "broken", &launch, &[]);
     assert!(text.contains("nvrtcCompileProgram failed with code 6") && text.contains("missing"), "{text}");
+    for shared in [(227 << 10) + 1, u32::MAX / 2] {
+        let text = go(SOURCE, "stuck", &Launch { shared, ..launch.clone() }, &[Arg::U64(0)]);
+        assert!(text.contains("cuFuncSetAttribute failed with code 1"), "{text}");
+    }
     let text = go(SOURCE, "stuck", &Launch { cooperative: true, ..launch }, &[]);
     assert!(text.contains("not available on cuda:0"), "{text}");
     let text = s.zeros::<f32>(1 << 40).unwrap_err().to_string();

@@ -1,0 +1,163 @@
+//! What would miss a barrier: every barrier, wait, fence and commit of the kernels is taken out of the source, one at a time, and the
+//! room's tests run again on the emulated device. They must fail, or the call stands in `barriers.txt` with the reason why they cannot.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// What keeps threads, copies and products in order.
+const CALLS: [&str; 15] = [
+    "__syncthreads",
+    VOTE,
+    "__syncwarp",
+    "bar_sync",
+    "cp_async_commit",
+    "cp_async_wait",
+    "mbarrier_init",
+    "mbarrier_arrive",
+    "mbarrier_expect",
+    "mbarrier_wait",
+    "fence_mbarrier_init",
+    "fence_async",
+    "wgmma_fence",
+    "wgmma_commit",
+    "wgmma_wait",
+];
+
+/// The one among them that has a value.
+const VOTE: &str = "__syncthreads_or";
+
+/// One call in a source.
+struct Call {
+    room: String,
+    /// For the emulated compiler: file as messages name it, line, column, length, what comes instead.
+    place: String,
+    /// `file: call`, and which of several such it is.
+    name: String,
+}
+
+/// Length of the call that begins here, its bracket included; None if none does.
+fn call(text: &str) -> Option<usize> {
+    let name = CALLS.iter().find(|name| text.strip_prefix(**name).is_some_and(|rest| rest.starts_with(['(', '<'])))?;
+    let open = name.len() + text[name.len()..].find('(')?;
+    let mut depth = 0;
+    text[open..].char_indices().find_map(|(i, c)| {
+        depth += i32::from(c == '(') - i32::from(c == ')');
+        (depth == 0).then_some(open + i + 1)
+    })
+}
+
+fn calls(room: &str, file: &Path, seen: &mut BTreeMap<String, usize>) -> Vec<Call> {
+    let (text, short) = (std::fs::read_to_string(file).unwrap(), file.file_name().unwrap().to_string_lossy().into_owned());
+    let mut all = Vec::new();
+    for (row, line) in text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//")) {
+        for (column, _) in line.char_indices().filter(|(i, _)| !line[..*i].ends_with(|c: char| c.is_alphanumeric() || c == '_')) {
+            let Some(length) = call(&line[column..]) else { continue };
+            let name = format!("{short}: {}", line[column..column + length].trim());
+            let count = seen.entry(name.clone()).or_default();
+            *count += 1;
+            // A vote stays one's own.
+            let (length, instead) = match line[column..].starts_with(VOTE) {
+                true => (VOTE.len(), ""),
+                false => (length, "((void)0)"),
+            };
+            let place = format!("{short}:{}:{}:{length}:{instead}", row + 1, column + 1);
+            all.push(Call { room: room.into(), place, name: format!("{name} {count}") });
+        }
+    }
+    all
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+/// Every such call of every room.
+fn all() -> Vec<Call> {
+    let mut rooms: Vec<PathBuf> = folder().read_dir().unwrap().map(|f| f.unwrap().path()).filter(|p| p.is_dir()).collect();
+    rooms.sort();
+    let mut found = Vec::new();
+    for room in rooms {
+        let mut files: Vec<PathBuf> = room.read_dir().unwrap().map(|f| f.unwrap().path()).collect();
+        files.retain(|f| f.extension().is_some_and(|e| e == "cu"));
+        files.sort();
+        let name = room.file_name().unwrap().to_string_lossy().into_owned();
+        found.extend(files.iter().flat_map(|file| calls(&name, file, &mut BTreeMap::new())));
+    }
+    found
+}
+
+/// Whether the room's tests on the emulated device pass without the call at `place` (none: as it is).
+fn passes(room: &str, place: &str) -> bool {
+    let cache = tempfile::tempdir().unwrap();
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args([&format!("{room}::"), "--test-threads=1"])
+        .env("EMULATOR_DELETE", place)
+        .env("PLE_CACHE", cache.path())
+        .env_remove("PLE_LONG")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let start = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if start.elapsed() > Duration::from_secs(300) {
+            child.kill().unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let out = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&out.stdout);
+    assert!(text.contains("on_cuda"), "{room} has no test on the emulated device");
+    assert!(!text.contains("nvrtcCompileProgram failed"), "{room} without {place} is no program: {text}");
+    out.status.success()
+}
+
+/// The checked-in survivors: name and reason.
+fn listed() -> BTreeMap<String, String> {
+    let text = std::fs::read_to_string(folder().join("barriers.txt")).unwrap();
+    let entries = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let one = |line: &str| {
+        let (name, reason) = line.split_once(" -- ").unwrap_or_else(|| panic!("barriers.txt: {line}: wanted `call -- reason`"));
+        (name.to_string(), reason.to_string())
+    };
+    entries.map(one).collect()
+}
+
+#[test]
+fn on_cuda_every_listed_survivor_exists_and_has_a_reason() {
+    let names: Vec<String> = all().into_iter().map(|c| c.name).collect();
+    assert!(names.len() > 20, "{names:?}");
+    for (name, reason) in listed() {
+        assert!(names.contains(&name) && reason.len() > 20, "barriers.txt: {name}: {reason}");
+    }
+}
+
+#[test]
+fn on_cuda_every_barrier_is_missed_when_it_is_gone() {
+    if std::env::var_os("PLE_LONG").is_none() || emulator::cuda().is_none() {
+        return println!("skip: barriers: the campaign runs with PLE_LONG and an emulated device");
+    }
+    let (calls, next) = (all(), std::sync::atomic::AtomicUsize::new(0));
+    let survivors = std::sync::Mutex::new(Vec::new());
+    let rooms: std::collections::BTreeSet<&String> = calls.iter().map(|c| &c.room).collect();
+    for room in rooms {
+        assert!(passes(room, ""), "{room} fails as it is");
+    }
+    let work = || {
+        while let Some(c) = calls.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
+            let survived = passes(&c.room, &c.place);
+            println!("{} {} ({})", if survived { "SURVIVED" } else { "missed" }, c.name, c.place);
+            if survived {
+                survivors.lock().unwrap().push(c.name.clone());
+            }
+        }
+    };
+    std::thread::scope(|s| (0..2).for_each(|_| drop(s.spawn(work))));
+    let (mut survivors, listed) = (survivors.into_inner().unwrap(), listed());
+    survivors.sort();
+    println!("{} calls, {} survivors", calls.len(), survivors.len());
+    let expected: Vec<String> = listed.keys().cloned().collect();
+    assert_eq!(survivors, expected, "what the tests do not miss, against barriers.txt");
+}

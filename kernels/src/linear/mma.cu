@@ -1,0 +1,234 @@
+// Linear modules in bf16 on the tensor cores. Every output is one f32 accumulator from +0 over steps of 16 of the reduction,
+// ascending, one mma each, whatever the tile: TILE_M x TILE_N outputs a block, WARP_M x WARP_N a warp, 32 of the reduction in each of
+// three stages. A step past the reduction's end is not made; a step that is half there has zeros.
+#define THREADS 256
+#define STAGES 3
+#define DEPTH 32
+#define PARTS 4
+
+// 16 bytes: what one asynchronous copy brings.
+struct __align__(16) Chunk {
+  u16 at[8];
+};
+
+// Chunk `c` of row `r` in a tile of WIDTH chunks a row, so that eight rows' chunks lie in eight different groups of banks.
+template <int WIDTH> __device__ u32 place(u32 r, u32 c) {
+  if (WIDTH == 2) return 2 * r + (c ^ (r / 4 & 1));
+  if (WIDTH == 4) return 4 * r + (c ^ (r / 2 & 3));
+  return WIDTH * r + (c ^ (r & 7));
+}
+
+__device__ void copy(Chunk *to, const u16 *from, const u16 *aligned, bool there) { cp_async(to, there ? from : aligned, there ? 16 : 0); }
+
+// Runs `load(stage, buffer)` ahead of `compute(stage, buffer)` for every stage; ends with all buffers free.
+template <class Load, class Compute> __device__ void staged(u32 stages, Load load, Compute compute) {
+  for (u32 q = 0; q + 1 < STAGES; q++) {
+    if (q < stages) load(q, q);
+    cp_async_commit();
+  }
+  for (u32 q = 0; q < stages; q++) {
+    cp_async_wait<STAGES - 2>();
+    __syncthreads();
+    u32 next = q + STAGES - 1;
+    if (next < stages) load(next, next % STAGES);
+    cp_async_commit();
+    compute(q, q % STAGES);
+  }
+  __syncthreads();
+}
+
+// What the columns of the output belong to: part p has those from column[p]. bias[p]: [N_p] or null. slot[p] .. slot[p+1]: its strip. Where
+// bit p of `halves` is set, columns come in eights, in turn the rounded value and what rounding lost.
+struct Parts {
+  const float *bias[PARTS];
+  u32 column[PARTS + 1], slot[PARTS + 1], halves, count;
+};
+
+// out [m, n] = left [m, body] times right, continued by tail [m, width], columns from .. to, times the same reduction indices from `body` on.
+// right: [n, ld] with the reduction along its rows or, with DOWN, [.., ld] with the reduction down them. Rows of out and left lie
+// out_ld and left_ld apart.
+struct Product {
+  u16 *out;
+  const u16 *left, *right, *tail;
+  u32 m, n, body, ld, width, out_ld, left_ld, from, to;
+};
+
+struct Tiles {
+  Chunk left[STAGES][TILE_M * 4], right[STAGES][TILE_N * 4];
+};
+
+__device__ u32 part_of(const Parts &parts, u32 column) {
+  u32 p = 0;
+  while (p + 1 < parts.count && column >= parts.column[p + 1]) p++;
+  return p;
+}
+
+// Fragments of the 16 rows from `row` and the step `half`.
+__device__ void left_fragment(u32 (&a)[4], const Chunk *tile, u32 row, u32 half) {
+  u32 lane = threadIdx.x % 32;
+  ldmatrix_x4(a, tile + place<4>(row + lane % 16, 2 * half + lane / 16));
+}
+// Fragments of the 16 columns from `column` and the step `half`: two of 8 columns, one after the other.
+template <bool DOWN> __device__ void right_fragments(u32 (&b)[4], const Chunk *tile, u32 column, u32 half) {
+  u32 lane = threadIdx.x % 32;
+  if (DOWN) ldmatrix_x4_trans(b, tile + place<TILE_N / 8>(16 * half + lane % 16, column / 8 + lane / 16));
+  else ldmatrix_x4(b, tile + place<4>(column + lane / 16 * 8 + lane % 8, 2 * half + lane / 8 % 2));
+}
+
+template <bool DOWN> __device__ void load(Tiles &t, const Product &p, u32 row, u32 column, u32 steps, u32 stage, u32 buffer) {
+  u32 body = (p.body + 15) / 16;
+  for (u32 i = threadIdx.x; i < TILE_M * 4; i += THREADS) {
+    u32 r = i / 4, c = i % 4, step = 2 * stage + c / 2, at = step * 16 + c % 2 * 8, late = p.from + at - body * 16;
+    bool own = step < body, there = row + r < p.m && step < steps && (!own || at < p.body);
+    const u16 *from = own ? p.left + (u64)(row + r) * p.left_ld + at : p.tail + (u64)(row + r) * p.width + late;
+    copy(&t.left[buffer][place<4>(r, c)], from, p.left, there);
+  }
+  for (u32 i = threadIdx.x; i < TILE_N * 4; i += THREADS) {
+    const u32 width = DOWN ? TILE_N / 8 : 4;
+    u32 r = i / width, c = i % width, step = 2 * stage + (DOWN ? r / 16 : c / 2), at = step * 16 + (DOWN ? r % 16 : c % 2 * 8);
+    u32 along = step < body ? at : p.body + p.from + at - body * 16, across = DOWN ? column + 8 * c : column + r;
+    bool there = across < p.n && step < steps && (step >= body || at < p.body);
+    copy(&t.right[buffer][place<width>(r, c)], p.right + (DOWN ? (u64)along * p.ld + across : (u64)across * p.ld + along), p.right, there);
+  }
+}
+
+template <bool DOWN> __device__ void product(Tiles &tiles, const Product &p, const Parts &parts) {
+  const u32 across = TILE_N / WARP_N;
+  u32 row = blockIdx.x * TILE_M, column = blockIdx.y * TILE_N, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  u32 down = warp / across * WARP_M, right = warp % across * WARP_N;
+  u32 steps = (p.body + 15) / 16 + (p.to - p.from) / 16;
+  float acc[WARP_M / 16][WARP_N / 8][4] = {};
+  staged((steps + 1) / 2, [&](u32 q, u32 buffer) { load<DOWN>(tiles, p, row, column, steps, q, buffer); },
+         [&](u32 q, u32 buffer) {
+UNROLL
+           for (u32 half = 0; half < 2; half++) {
+             if (2 * q + half >= steps) break;
+             u32 a[WARP_M / 16][4];
+UNROLL
+             for (u32 i = 0; i < WARP_M / 16; i++) left_fragment(a[i], tiles.left[buffer], down + 16 * i, half);
+UNROLL
+             for (u32 j = 0; j < WARP_N / 16; j++) {
+               u32 both[4];
+               right_fragments<DOWN>(both, tiles.right[buffer], right + 16 * j, half);
+               u32 b[2][2] = {{both[0], both[1]}, {both[2], both[3]}};
+UNROLL
+               for (u32 i = 0; i < WARP_M / 16; i++)
+UNROLL
+                 for (u32 e = 0; e < 2; e++) mma_bf16(acc[i][2 * j + e], a[i], b[e]);
+             }
+           }
+         });
+UNROLL
+  for (u32 j = 0; j < WARP_N / 8; j++) {
+    u32 c = column + right + 8 * j + lane % 4 * 2;
+    if (c >= p.n) continue;
+    u32 part = part_of(parts, c);
+    const float *bias = parts.bias[part] ? parts.bias[part] + (c - parts.column[part]) : nullptr;
+    bool lost = (parts.halves >> part & 1) && (c - parts.column[part]) / 8 % 2;
+UNROLL
+    for (u32 i = 0; i < WARP_M / 16; i++)
+UNROLL
+      for (u32 e = 0; e < 2; e++) {
+        u32 r = row + down + 16 * i + lane / 4 + 8 * e;
+        if (r >= p.m) continue;
+        float low = acc[i][j][2 * e], high = acc[i][j][2 * e + 1];
+        if (bias) low += bias[0], high += bias[1];
+        if (lost) low -= bf16_to_f32(f32_to_bf16(low)), high -= bf16_to_f32(f32_to_bf16(high));
+        *(u32 *)(p.out + (u64)r * p.out_ld + c) = pack_bf16(low, high);
+      }
+  }
+}
+
+// y [m, n] of x [m, k] and w [n, ld]; s [m, width] continues each part's columns over its own strip.
+extern "C" __launch_bounds__(THREADS) __global__ void linear_mma_forward(u16 *y, const u16 *x, const u16 *w, const u16 *s,
+                                                                         const __grid_constant__ Parts parts, u32 m, u32 n, u32 k,
+                                                                         u32 ld, u32 width, u32 y_ld, u32 x_ld) {
+  __shared__ Tiles tiles;
+  u32 first = blockIdx.y * TILE_N, last = first + TILE_N < n ? first + TILE_N - 1 : n - 1;
+  Product p = {y, x, w, s, m, n, k, ld, width, y_ld, x_ld, parts.slot[part_of(parts, first)], parts.slot[part_of(parts, last) + 1]};
+  product<false>(tiles, p, parts);
+}
+
+// dx [m, k] of dy [m, n] and w [n + width, ld], continued over ds [m, width] and the rows under w.
+extern "C" __launch_bounds__(THREADS) __global__ void linear_mma_backward(u16 *dx, const u16 *dy, const u16 *w, const u16 *ds,
+                                                                          const __grid_constant__ Parts parts, u32 m, u32 k, u32 n,
+                                                                          u32 ld, u32 width, u32 dx_ld, u32 dy_ld) {
+  __shared__ Tiles tiles;
+  Product p = {dx, dy, w, ds, m, k, n, ld, width, dx_ld, dy_ld, 0, width};
+  product<true>(tiles, p, parts);
+}
+#define ACROSS 64
+
+// One operand of an outer product: `count` columns of rows `stride` apart.
+struct Columns {
+  const u16 *at;
+  u32 stride, count;
+};
+
+struct Rows {
+  Chunk left[STAGES][DEPTH * 2], right[STAGES][DEPTH * ACROSS / 8];
+};
+
+// total[j * down + c * across] += scale * (an example's rows, ascending from its first, of left(row, j) * right(row, c)), example by example. A
+// block has 16 columns of `left` and 64 of `right`. With `halves` the 16 columns are 8 upper halves and 8 lower ones: each has its own
+// chain, and the two are added once. Spans are cut at m.
+extern "C" __launch_bounds__(THREADS) __global__ void linear_mma_outer(float *total, Columns left, Columns right, const u32 *examples,
+                                                                       u32 count, u32 m, u32 rank, u32 down, u32 across, u32 halves,
+                                                                       float scale) {
+  __shared__ Rows rows;
+  u32 row = blockIdx.x * 16, column = blockIdx.y * ACROSS, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  u32 j = halves ? row / 2 + lane / 4 : row + lane / 4, c = column + 8 * warp + lane % 4 * 2;
+  float *out[4];
+  for (u32 e = 0; e < 4; e++) {
+    bool there = j + e / 2 * 8 < rank && c + e % 2 < right.count && !(halves && e >= 2);
+    out[e] = there ? total + (u64)(j + e / 2 * 8) * down + (u64)(c + e % 2) * across : nullptr;
+  }
+  float sum[4];
+  for (u32 e = 0; e < 4; e++) sum[e] = out[e] ? *out[e] : 0.0f;
+  for (u32 example = 0; example < count; example++) {
+    u32 from = examples[2 * example], end = examples[2 * example + 1] < m ? examples[2 * example + 1] : m;
+    if (from >= end) continue;
+    u32 steps = (end - from + 15) / 16;
+    float acc[4] = {};
+    staged((steps + 1) / 2,
+           [&](u32 q, u32 buffer) {
+             u32 first = from + q * DEPTH;
+             for (u32 i = threadIdx.x; i < DEPTH * 2; i += THREADS) {
+               u32 r = i / 2, k = row + i % 2 * 8;
+               bool there = first + r < end && k < left.count;
+               copy(&rows.left[buffer][place<2>(r, i % 2)], left.at + (u64)(first + r) * left.stride + k, left.at, there);
+             }
+             for (u32 i = threadIdx.x; i < DEPTH * ACROSS / 8; i += THREADS) {
+               u32 r = i / (ACROSS / 8), k = column + i % (ACROSS / 8) * 8;
+               bool there = first + r < end && k < right.count;
+               copy(&rows.right[buffer][place<ACROSS / 8>(r, i % (ACROSS / 8))], right.at + (u64)(first + r) * right.stride + k, right.at, there);
+             }
+           },
+           [&](u32 q, u32 buffer) {
+             for (u32 half = 0; half < 2 && 2 * q + half < steps; half++) {
+               u32 a[4], b[2];
+               ldmatrix_x4_trans(a, rows.left[buffer] + place<2>(16 * half + lane / 16 * 8 + lane % 8, lane / 8 % 2));
+               ldmatrix_x2_trans(b, rows.right[buffer] + place<ACROSS / 8>(16 * half + lane % 16, warp));
+               mma_bf16(acc, a, b);
+             }
+           });
+    if (halves) acc[0] += acc[2], acc[1] += acc[3];
+    for (u32 e = 0; e < 4; e++) sum[e] += acc[e] * scale;
+  }
+  for (u32 e = 0; e < 4; e++)
+    if (out[e]) *out[e] = sum[e];
+}
+
+// dbias [n] += the sum of each example's rows of dy, columns from `first` of rows `width` wide; one thread per output.
+extern "C" __global__ void linear_mma_bias(float *dbias, const u16 *dy, const u32 *examples, u32 count, u32 m, u32 n, u32 width) {
+  u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= n) return;
+  float total = dbias[i];
+  for (u32 e = 0; e < count; e++) {
+    u32 from = examples[2 * e], end = examples[2 * e + 1] < m ? examples[2 * e + 1] : m;
+    float partial = 0.0f;
+    for (u32 r = from; r < end; r++) partial += bf16_to_f32(dy[(u64)r * width + i]);
+    if (from < end) total += partial;
+  }
+  dbias[i] = total;
+}

@@ -1,0 +1,114 @@
+//! The room through the vendor's library, whose stand-in sums in whatever order it likes.
+
+use super::bf16::{
+    Loaded, case, copies, group, outputs, ranks, run_backward, run_forward, run_gradients, tail, with_both_adders,
+};
+use super::{values, views};
+use crate::check::{Acts, rounded, rounds_once, wide};
+use crate::linear::reference::{self, Module};
+use crate::linear::tests::{Case, same};
+use crate::linear::{Part, library};
+use crate::weight;
+use runtime::{DType::Bf16, Result, Stream, View};
+
+/// Rows [M, width] with room for the strips, which hold NaN before.
+fn padded(rows: &[f32], width: usize, ld: usize) -> Vec<f32> {
+    rows.chunks(width).flat_map(|row| [row, &vec![f32::NAN; ld - width]].concat()).collect()
+}
+
+/// y, x with its strips, dx, dy with its strips.
+fn run(s: &Stream, x: &[f32], dy: &[f32], cases: &[Case]) -> Result<[Vec<f32>; 4]> {
+    let (k, n, t) = (cases[0].k, outputs(cases).iter().sum::<usize>(), tail(cases));
+    let (m, loaded) = (x.len() / k, Loaded::new(s, cases, &ranks(cases))?);
+    let parts = loaded.parts()?;
+    assert_eq!([library::row(k, &parts), library::row(n, &parts)], [weight::row(k, t), weight::row(n, t)]);
+    let (y, dx) = (Acts::nan(s, Bf16, m * n)?, Acts::nan(s, Bf16, m * k)?);
+    let x = Acts::put(s, Bf16, &padded(x, k, library::row(k, &parts)))?;
+    let dy = Acts::put(s, Bf16, &padded(dy, n, library::row(n, &parts)))?;
+    library::forward(s, y.view(), x.view(), &parts)?;
+    library::backward(s, dx.view(), dy.view(), &parts)?;
+    Ok([y.get()?, x.get()?, dx.get()?, dy.get()?])
+}
+
+/// Columns `first`.. of rows.
+fn columns(rows: &[f32], ld: usize, first: usize, count: usize) -> Vec<f32> {
+    rows.chunks(ld).flat_map(|row| row[first..first + count].to_vec()).collect()
+}
+
+#[test]
+fn on_cuda_the_library_against_f64() {
+    with_both_adders("linear library", |s| {
+        for (i, (m, k, n, rank)) in [(1, 8, 8, 0), (7, 72, 136, 8), (65, 104, 72, 64), (16, 96, 56, 70)].into_iter().enumerate() {
+            let cases = [case(n, k, rank, false, 10 * i as u32)];
+            let (x, dy) = (rounded(&values(m * k, 91)), rounded(&values(m * n, 92)));
+            let (a, b) = copies(&cases[0]);
+            let module = Module { a: &a, b: &b, scale: 1.0, ..cases[0].module() };
+            let [y, _, dx, _] = run(s, &x, &dy, &cases)?;
+            let what = format!("[{m}, {k}] -> {n} rank {rank}");
+            rounds_once(&format!("y {what}"), &y, &reference::forward(&x, k, &module), n);
+            let mut want = vec![0.0; m * k];
+            reference::backward(&mut want, &dy, k, &module);
+            rounds_once(&format!("dx {what}"), &dx, &want, k);
+        }
+        Ok(())
+    });
+}
+
+/// Without biases.
+fn plain_group() -> Vec<Case> {
+    group().into_iter().map(|c| Case { bias: Vec::new(), ..c }).collect()
+}
+
+#[test]
+fn on_cuda_the_library_repeats_itself_and_its_strips_are_the_rooms() {
+    let (cases, m) = (plain_group(), 19);
+    let (k, n, t) = (cases[0].k, outputs(&cases).iter().sum::<usize>(), tail(&cases));
+    let (x, dy) = (values(m * k, 33), values(m * n, 34));
+    with_both_adders("linear library repeats", |s| {
+        let made = run(s, &x, &dy, &cases)?;
+        for (one, other) in made.iter().zip(&run(s, &x, &dy, &cases)?) {
+            assert!(one.iter().zip(other).all(|(a, b)| a.to_bits() == b.to_bits()), "a repeat has other bits");
+        }
+        let ([y, lora_s], [dx, ds]) = (run_forward(s, &x, &cases, &ranks(&cases))?, run_backward(s, &dy, &cases)?);
+        let strips = [(&made[1], k, &lora_s), (&made[3], n, &ds)];
+        for (rows, width, want) in strips {
+            same("strips", &columns(rows, weight::row(width, t), width, t), want);
+        }
+        rounds_once("y", &made[0], &wide(&y), n);
+        rounds_once("dx", &made[2], &wide(&dx), k);
+        let loaded = Loaded::new(s, &cases, &ranks(&cases))?;
+        let totals =
+            |len: &dyn Fn(&Case) -> usize| cases.iter().map(|c| s.upload(&vec![0.5f32; len(c)])).collect::<Result<Vec<_>>>();
+        let (da, db) = (totals(&|c| c.rank * k)?, totals(&|c| c.rank * c.n)?);
+        let spans = [0u32, 3, 3, 19];
+        let [held_x, held_dy] = [&made[1], &made[3]].map(|v| Acts::put(s, Bf16, v).unwrap());
+        let (examples, parts) = (s.upload(&spans)?, loaded.parts()?);
+        library::backward_lora(s, &views(&da), &views(&db), held_x.view(), held_dy.view(), &parts, examples.view())?;
+        let want = run_gradients(s, [&x, &lora_s, &ds, &dy], &cases, &spans, 0.5)?;
+        for (i, want) in want.chunks(4).enumerate() {
+            same("dA", &da[i].to_vec()?, &want[0]);
+            same("dB", &db[i].to_vec()?, &want[1]);
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn on_cuda_what_the_library_does_not_take_is_named() {
+    let Some(cuda) = emulator::cuda() else { return };
+    let s = &cuda.stream;
+    let text = |r: Result<()>| r.err().map(|e| e.to_string()).unwrap_or_default();
+    let with_bias = [case(16, 40, 8, true, 71)];
+    let loaded = Loaded::new(s, &with_bias, &[8]).unwrap();
+    let (y, x) = (Acts::nan(s, Bf16, 2 * 16).unwrap(), Acts::nan(s, Bf16, 2 * 64).unwrap());
+    let parts = loaded.parts().unwrap();
+    assert!(
+        text(library::forward(s, y.view(), x.view(), &parts)).contains("linear::library with a bias is not available on cuda:0")
+    );
+    let bare = [Part { bias: None, ..parts[0] }];
+    assert_eq!(text(library::forward(s, y.view(), x.view(), &bare)), "");
+    assert!(
+        text(library::forward(s, y.view(), x.view().slice(0..80).unwrap(), &bare)).contains("x: wanted 128 elements, got 80")
+    );
+    assert!(text(library::forward(s, y.view(), View::none(Bf16), &[])).contains("no parts"));
+}
