@@ -327,8 +327,8 @@ impl Backend for Cuda {
             return Ok(Gemmed::Done);
         }
         let mut held = lock(&self.libraries);
-        if !held.contains_key(&q.0) {
-            held.insert(q.0, Library::find(|| self.alloc(q, WORKSPACE))?);
+        if let std::collections::hash_map::Entry::Vacant(place) = held.entry(q.0) {
+            place.insert(Library::find(|| self.alloc(q, WORKSPACE))?);
         }
         let Some(Some(library)) = held.get_mut(&q.0) else { return Ok(Gemmed::Unsupported) };
         // SAFETY: the caller's promise.
