@@ -23,7 +23,7 @@ pub enum Told {
     /// It has no messages and is as it was.
     Text,
     /// Its fields are texts now; of a whole conversation, what the assistant wrote in it if that was asked for.
-    Chat(Chat, Vec<Range<usize>>),
+    Chat(Box<Chat>, Vec<Range<usize>>),
     /// Two dialogues that do not begin alike.
     Unpaired,
 }
@@ -141,12 +141,12 @@ pub fn render(lines: &Lines, line: &mut Line, tokens: &dyn Tokens, want: Want) -
                 chat.messages.pop();
             }
             set("prompt", &chat.query(&template)?);
-            Told::Chat(chat, Vec::new())
+            Told::Chat(Box::new(chat), Vec::new())
         } else {
             let whole = chat.render(&template, Some(false))?;
             set("text", &whole.text);
             let spans = if want == Want::Assistant { chat.assistant(&template, &whole)? } else { Vec::new() };
-            Told::Chat(chat, spans)
+            Told::Chat(Box::new(chat), spans)
         }
     } else {
         let answers: Vec<&str> = ["completion", "chosen", "rejected"].into_iter().filter(|n| fields.contains_key(*n)).collect();
@@ -170,7 +170,7 @@ pub fn render(lines: &Lines, line: &mut Line, tokens: &dyn Tokens, want: Want) -
         text.truncate(end);
         set("prompt", &text);
         answers.iter().zip(&wholes).for_each(|(name, whole)| set(name, &whole[end..]));
-        Told::Chat(chat, Vec::new())
+        Told::Chat(Box::new(chat), Vec::new())
     };
     out.remove("messages");
     line.fields = out;

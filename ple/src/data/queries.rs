@@ -41,7 +41,7 @@ impl Query {
     /// With the messages that it was rendered from.
     pub fn told(self, told: Told) -> Query {
         match told {
-            Told::Chat(chat, _) => Query { chat: Some(chat), ..self },
+            Told::Chat(chat, _) => Query { chat: Some(*chat), ..self },
             _ => self,
         }
     }
