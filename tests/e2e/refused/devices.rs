@@ -58,14 +58,16 @@ fn without(symbol: &str, from: &Path, to: &Path) -> Result<()> {
     Ok(std::fs::write(to, image)?)
 }
 
-/// Every function of NVIDIA's libraries that the runtime's source calls through cudarc, which panics at one that is missing.
+/// Every function of NVIDIA's driver and compiler that the runtime's source calls through cudarc, which panics at one that is missing.
+/// cuBLASLt may be missing as a whole.
 fn called() -> Result<BTreeSet<String>> {
     let mut found = BTreeSet::new();
     for file in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../runtime/src/cuda"))? {
         let text = std::fs::read_to_string(file?.path())?;
         let names = text.split("sys::").skip(1).filter_map(|rest| rest.split_once('(').map(|(name, _)| name));
         let function = |name: &&str| {
-            (name.starts_with("cu") || name.starts_with("nvrtc")) && name.chars().all(|c| c.is_alphanumeric() || c == '_')
+            let needed = (name.starts_with("cu") && !name.starts_with("cublas")) || name.starts_with("nvrtc");
+            needed && name.chars().all(|c| c.is_alphanumeric() || c == '_')
         };
         found.extend(names.filter(function).filter(|name| *name != "culib").map(String::from));
     }

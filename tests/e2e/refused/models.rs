@@ -91,8 +91,14 @@ fn configurations() -> Result<()> {
 #[test]
 fn tokenizers() -> Result<()> {
     const FILE: &str = "model/tokenizer.json";
-    let template = |stage: &Stage| stage.edit(FILE, |file| file["post_processor"]["special_tokens"] = json!({}));
-    let beyond = |stage: &Stage| stage.edit(FILE, |file| file["model"]["vocab"]["w9"] = json!(400_000));
+    let trained = |stage: &Stage| stage.edit(FILE, |file| file["model"]["vocab"]["w9"] = json!(400_000));
+    // The adapter must not know which tokenizer it was trained with: another one is refused first.
+    let other = |stage: &Stage, change: fn(&mut serde_json::Value)| {
+        std::fs::remove_file(stage.path("adapter/base.json"))?;
+        stage.edit(FILE, change)
+    };
+    let template = move |stage: &Stage| other(stage, |file| file["post_processor"]["special_tokens"] = json!({}));
+    let beyond = move |stage: &Stage| other(stage, |file| file["model"]["vocab"]["w9"] = json!(400_000));
     let cases: Vec<Case> = vec![
         ("garbage", bytes(FILE, "not a tokenizer"), &["tokenizer.json: wanted a tokenizer"]),
         ("another object", bytes(FILE, r#"{"version": "1.0"}"#), &["tokenizer.json: wanted a tokenizer"]),
@@ -103,6 +109,7 @@ fn tokenizers() -> Result<()> {
         ("absent", absent(FILE), &["tokenizer.json: cannot read"]),
         ("a model of another kind", set(FILE, "model", json!({"type": "Magic"})), &["tokenizer.json: wanted a tokenizer"]),
         ("a template without its token", Box::new(template), &["tokenizer.json: wanted to encode a text", "cannot handle"]),
+        ("another tokenizer", Box::new(trained), &["base.json: tokenizer_sha256", "trained with"]),
         ("ids beyond the model", Box::new(beyond), &["rows.jsonl: line 1", "vocabulary's 323", "400000"]),
         (
             "an end that is no token",
