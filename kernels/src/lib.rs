@@ -7,6 +7,7 @@
 pub mod cpu;
 pub mod adamw;
 pub mod attention;
+pub mod bench;
 pub mod cuda;
 pub mod decode_attention;
 pub mod embedding;
@@ -19,6 +20,7 @@ pub mod rms_norm;
 pub mod rope;
 pub mod sample;
 pub mod score;
+pub mod selftest;
 pub mod swiglu;
 
 #[cfg(test)]

@@ -18,11 +18,14 @@ use crate::cuda::{blocks, elements, kernel, operand};
 use runtime::{Arg, DType::F32, Error, Kernel, Result, Stream, View, disjoint, ensure};
 use std::ops::Range;
 
+mod cases;
 mod cpu;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use cases::cases;
 
 pub(crate) const KERNELS: [Kernel; 2] = [kernel!("adamw_step", "adamw.cu"), kernel!("adamw_squares", "adamw.cu")];
 

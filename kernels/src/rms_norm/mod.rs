@@ -17,6 +17,7 @@
 use crate::cuda::{blocks, elements, kernel, operand, optional, size};
 use runtime::{Arg, DType, DType::F32, DType::U32, Kernel, Result, Stream, View, disjoint, ensure};
 
+mod cases;
 mod cpu;
 #[cfg(test)]
 mod reference;
@@ -24,6 +25,8 @@ mod reference;
 mod tests;
 
 const NONE: DType = DType::F32;
+
+pub(crate) use cases::cases;
 
 pub(crate) const KERNELS: [Kernel; 4] = [
     kernel!("rms_norm_forward", "rms_norm.cu"),

@@ -17,6 +17,10 @@ const DIFF: u16 = Command::Diff.bit();
 const RERUN: u16 = Command::Rerun.bit();
 const DEMO: u16 = Command::Demo.bit();
 const DOCTOR: u16 = Command::Doctor.bit();
+const SELFTEST: u16 = Command::Selftest.bit();
+const BENCH: u16 = Command::Bench.bit();
+/// Commands that try kernels.
+const TRY: u16 = SELFTEST | BENCH;
 /// Commands that train.
 const FIT: u16 = SFT | TRAIN;
 /// Commands that sample.
@@ -27,7 +31,7 @@ const REWARD: u16 = TRAIN | SCORE;
 const MAP: u16 = GENERATE | SCORE | LOGPROB;
 /// Commands that load a model.
 const RUN: u16 = FIT | MAP;
-const ALL: u16 = RUN | REPORT | DIFF | RERUN | DEMO | DOCTOR;
+const ALL: u16 = RUN | REPORT | DIFF | RERUN | DEMO | DOCTOR | TRY;
 
 keys! {
     /// Folder of the base model: config.json, weights, tokenizer.
@@ -101,7 +105,7 @@ keys! {
     /// Gradients are scaled down to this norm; 0 is off.
     max_grad_norm: f64 = 1.0, FIT;
     /// Of every random number.
-    seed: u64 = 42, FIT | GENERATE | DEMO;
+    seed: u64 = 42, FIT | GENERATE | DEMO | SELFTEST;
     /// Steps between lines of the log.
     logging_steps: u32 = 1, SFT;
     /// Steps between evaluations on eval_dataset_name; 0 is only at the ends (train: above 0, after each iteration too).
@@ -218,6 +222,13 @@ keys! {
 
     /// Ours: a third of the demo.
     quick: bool = false, DEMO;
+
+    /// Ours: rooms of kernels to try; all if unset.
+    rooms: Vec<String> = Vec::new(), TRY;
+    /// Ours: a file for the results, as JSON (bench: JSON lines, added to what is there).
+    json: Option<PathBuf> = None, TRY;
+    /// Ours: files of results to print as one table; nothing is measured.
+    merge: Vec<PathBuf> = Vec::new(), BENCH;
 
     /// auto, cpu, cuda or cuda:0, ascend or ascend:0.
     device: String = "auto".into(), ALL;
