@@ -141,19 +141,24 @@ fn heads(b: &mut Bench) -> Result<()> {
     for c in [288, 768] {
         let (v, m) = (32000, 1024);
         let (x, dx, w) = (b.up(m * c, 1)?, b.up(m * c, 2)?, b.up(packed_len(v, c), 3)?);
-        let (logp, dlogp, kept) = (b.up(m, 4)?, b.up(m, 5)?, [b.up(m, 6)?, b.up(m, 7)?, b.up(m, 8)?]);
+        let (logp, dlogp, kept) = (b.up(m, 4)?, b.up(m, 5)?, [b.up(m, 6)?, b.up(m, 7)?, b.up(m, 8)?, b.up(m * c, 9)?]);
         let rows: Vec<u32> = (0..m as u32).collect();
         let (rows, targets) = (b.stream.upload(&rows)?, b.stream.upload(&rows)?);
         let head = Panels::new(w.view(), v, c)?;
-        let kept = logprob::Kept { z_target: kept[0].view(), sum: kept[1].view(), max: kept[2].view() };
+        let [z_target, sum, max, way] = kept.each_ref().map(|k| k.view());
+        let kept = logprob::Kept { z_target, sum, max, way };
+        let scored = logprob::Kept { way: View::none(DType::F32), ..kept };
         let scaling = logprob::Scaling { softcap: 0.0, inv_temperature: 1.0 };
         let flops = (2 * m * v * c) as f64;
         let bytes = 4.0 * (v * c) as f64;
         b.row(&format!("logprob {m}x{c}x{v}"), flops, bytes, |q| {
+            logprob::forward(q, logp.view(), scored, x.view(), rows.view(), targets.view(), head, scaling)
+        })?;
+        b.row(&format!("logprob+way {m}x{c}x{v}"), 2.0 * flops, 2.0 * bytes, |q| {
             logprob::forward(q, logp.view(), kept, x.view(), rows.view(), targets.view(), head, scaling)
         })?;
-        b.row(&format!("logprob dX {m}x{c}x{v}"), 2.0 * flops, 2.0 * bytes, |q| {
-            logprob::backward(q, dx.view(), dlogp.view(), kept, x.view(), rows.view(), targets.view(), head, scaling)
+        b.row(&format!("logprob dX {m}x{c}"), (2 * m * c) as f64, 8.0 * (m * c) as f64, |q| {
+            logprob::backward(q, dx.view(), dlogp.view(), kept, rows.view(), scaling)
         })?;
         let (out, w) = (b.up(m, 1)?, b.up(c, 2)?);
         b.row(&format!("score {m}x{c}"), (2 * m * c) as f64, 4.0 * (m * c) as f64, |q| {

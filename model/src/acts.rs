@@ -106,6 +106,8 @@ pub(crate) struct Regions {
     /// `[M]`
     pub out: Region,
     pub kept: [Region; 3],
+    /// `[M, C]` that the head's backward scales; empty without one.
+    pub way: Region,
     pub gradients: Option<Gradients>,
 }
 
@@ -161,6 +163,7 @@ pub(crate) fn plan(p: &mut Plan, c: &Config, ranks: &[usize; 4], limits: &Limits
         hidden: p.region(n * h, DType::F32),
         out: p.region(m, DType::F32),
         kept: [p.region(m, DType::F32), p.region(m, DType::F32), p.region(m, DType::F32)],
+        way: p.region(if keep == Keep::Backward { m * h } else { 0 }, DType::F32),
         gradients,
     }
 }

@@ -66,12 +66,11 @@ impl Transformer {
     /// The head and the final norm; leaves the stream's gradient in `stream[0]`.
     fn head_backward(&self, p: &Pass<'_>, h: Head<'_>, dout: View<'_>) -> Result<()> {
         let (s, a, c, m) = (p.s, p.a, self.config.hidden_size, p.a.size.1);
-        let (dhidden, hidden) = (p.view(p.at.normed, c)?, p.view(a.at.hidden, c)?);
-        let rows = a.view(a.at.rows, m)?;
+        let (dhidden, rows) = (p.view(p.at.normed, c)?, a.view(a.at.rows, m)?);
         match h {
             Head::LogProb { inv_temperature } => {
-                let (head, targets) = (self.base.panels(self.lm_head()?)?, a.view(a.at.targets, m)?);
-                logprob::backward(s, dhidden, dout, self.kept(a, 0..m)?, hidden, rows, targets, head, scaling(inv_temperature))?;
+                let kept = logprob::Kept { way: a.view(a.at.way, m * c)?, ..self.kept(a, 0..m)? };
+                logprob::backward(s, dhidden, dout, kept, rows, scaling(inv_temperature))?;
             }
             Head::Scalar(head) => score::backward(s, dhidden, dout, rows, head.weight.view())?,
         }

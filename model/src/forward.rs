@@ -46,7 +46,9 @@ impl Transformer {
             Head::LogProb { inv_temperature } => {
                 let head = self.base.panels(self.lm_head()?)?;
                 let targets = a.view(a.at.targets, m)?;
-                logprob::forward(s, out, self.kept(a, 0..m)?, hidden, rows, targets, head, scaling(inv_temperature))?;
+                let way = if keep == Keep::Backward { m * self.config.hidden_size } else { 0 };
+                let kept = logprob::Kept { way: a.view(a.at.way, way)?, ..self.kept(a, 0..m)? };
+                logprob::forward(s, out, kept, hidden, rows, targets, head, scaling(inv_temperature))?;
             }
             Head::Scalar(head) => score::forward(s, out, hidden, rows, head.weight.view())?,
         }
@@ -72,9 +74,10 @@ impl Transformer {
         self.base.head.as_ref().ok_or_else(|| Error::Batch("this checkpoint has a scalar head and no LM head".into()))
     }
 
+    /// What the head's forward kept of these loss rows, but for the way.
     pub(crate) fn kept<'a>(&self, a: &'a Acts, rows: std::ops::Range<usize>) -> Result<logprob::Kept<'a>> {
         let at = |i: usize| -> Result<View<'a>> { Ok(a.view(a.at.kept[i], rows.end)?.slice(rows.clone())?) };
-        Ok(logprob::Kept { z_target: at(0)?, sum: at(1)?, max: at(2)? })
+        Ok(logprob::Kept { z_target: at(0)?, sum: at(1)?, max: at(2)?, way: View::none(runtime::DType::F32) })
     }
 
     /// Embedding and every layer; leaves the last residual stream as the final norm's operands.

@@ -1,5 +1,5 @@
-//! The CPU form: entries (forward, backward) or ids (backward_weight) are split over tasks; a task walks over the vocabulary in tiles
-//! of 256 ids, 8 panels of logits [8][rows][32] at a time.
+//! The CPU form: entries (forward), rows (backward) or ids (backward_weight) are split over tasks; a task of forward walks over the
+//! vocabulary in tiles of 256 ids, 8 panels of logits [8][rows][32] at a time.
 
 use super::Scaling;
 use super::softmax::{self, Form, Place, TILE};
@@ -9,7 +9,6 @@ use crate::linear::tile::{Lines, Tile, strip_below, strip_rows};
 use crate::panels::PANEL;
 use runtime::{Isa, Pool, Shared};
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Floats that a task keeps at hand: most of a second-level cache of 1 MiB.
 const NEAR: usize = 224 << 10;
@@ -25,12 +24,13 @@ pub(crate) struct Head<'a> {
     pub c: usize,
 }
 
-/// Outputs of `forward`, [M] each.
+/// Outputs of `forward`, [M] each, and the way [M, C] if it is wanted.
 pub(crate) struct Outputs<'a> {
     pub logp: &'a mut [f32],
     pub z: &'a mut [f32],
     pub sum: &'a mut [f32],
     pub max: &'a mut [f32],
+    pub way: &'a mut [f32],
 }
 
 /// What the backward calls read, [M] each.
@@ -90,6 +90,25 @@ impl Head<'_> {
             }
         }
     }
+
+    /// The chains over ids of one tile's weights z: [panels of C][padded][32].
+    fn chains(&self, isa: Isa, out: &mut [f32], z: &[f32], strips: Strips, (first, count): (usize, usize), room: &mut [f32]) {
+        let (c, padded) = (self.c, strips.padded());
+        for p in 0..c.div_ceil(PANEL) {
+            self.stock.transpose(isa, c, first..first + count, p * PANEL..((p + 1) * PANEL).min(c), room);
+            for (at, _, width) in strips.each() {
+                let to = out[(p * padded + at) * PANEL..][..width * PANEL].as_mut_ptr();
+                let mut t = Tile::new(width, width, PANEL, to, PANEL);
+                (t.a, t.across, t.b) = (z[at * PANEL..].as_ptr(), padded * PANEL, Lines::F32(room.as_ptr()));
+                t.len = count;
+                if first > 0 {
+                    t.from = to;
+                }
+                // SAFETY: every group of 32 weights has `padded` rows, the block `count` rows of 32, the chains width rows of 32.
+                unsafe { t.run(isa) };
+            }
+        }
+    }
 }
 
 /// The target's place in a tile.
@@ -97,7 +116,59 @@ fn within(target: u32, first: usize) -> usize {
     (target as usize).checked_sub(first).filter(|&t| t < TILE).unwrap_or(usize::MAX)
 }
 
-/// logp, z_t, sum and max of every entry.
+/// Gets an entry's place in the task, its logits of one tile with the elements between two groups of 32, and the tile.
+type Meet<'a> = dyn FnMut(usize, &mut [f32], usize, (usize, usize)) + 'a;
+
+/// Scratch of a task of `forward`: packed rows, logits of a tile, a panel's block, and the chains of the way [panels][padded][32],
+/// which are empty if nobody wants it.
+struct Hand<'a> {
+    isa: Isa,
+    head: &'a Head<'a>,
+    scaling: Scaling,
+    room: [&'a mut [f32]; 4],
+}
+
+impl Hand<'_> {
+    /// Goes over the vocabulary with entries `m` and calls `meet` with each tile's logits of each entry, which `meet` weighs if the way
+    /// is wanted; the chains then go on over them.
+    fn sweep(&mut self, left: Left<'_>, m: Range<usize>, meet: &mut Meet<'_>) {
+        let (isa, head, strips) = (self.isa, self.head, Strips::new(self.isa, m.len()));
+        let [packed, z, block, chains] = &mut self.room;
+        strips.pack(isa, packed, left, m.start, 0..head.c);
+        for (first, count) in head.tiles() {
+            head.logits(isa, z, packed, strips, (first, count), block);
+            (0..m.len()).for_each(|i| meet(i, &mut z[i * PANEL..], strips.padded() * PANEL, (first, count)));
+            if !chains.is_empty() {
+                head.chains(isa, chains, z, strips, (first, count), block);
+            }
+        }
+    }
+
+    /// The way of entry `i` of the `rows` that were swept: [C].
+    fn way(&mut self, out: &mut [f32], i: usize, rows: usize, target: usize, factor: f32) {
+        let padded = Strips::new(self.isa, rows).padded();
+        for (p, out) in out.chunks_mut(PANEL).enumerate() {
+            let (mut w, mut way) = ([0f32; PANEL], [0f32; PANEL]);
+            let columns = p * PANEL..p * PANEL + out.len();
+            self.head.stock.transpose(self.isa, self.head.c, target..target + 1, columns, &mut w);
+            way[..out.len()].copy_from_slice(&self.room[3][(p * padded + i) * PANEL..][..out.len()]);
+            softmax::turn(self.isa, &mut way, &w, factor);
+            out.copy_from_slice(&way[..out.len()]);
+        }
+    }
+
+    /// The second form for entry `m` alone: Σ. Its logits are made again.
+    fn far(&mut self, left: Left<'_>, m: usize, max: f32) -> f32 {
+        let (isa, scaling, weigh, mut sum) = (self.isa, self.scaling, !self.room[3].is_empty(), 0.0);
+        self.sweep(left, m..m + 1, &mut |_, z, stride, (_, count)| {
+            let place = Place { stride, count, target: usize::MAX };
+            sum += softmax::tile(isa, z, place, max, max, scaling, weigh).0;
+        });
+        sum
+    }
+}
+
+/// logp, z_t, sum and max of every entry, and its way.
 pub(crate) fn forward(
     pool: &Pool,
     out: Outputs<'_>,
@@ -108,53 +179,54 @@ pub(crate) fn forward(
     scaling: Scaling,
 ) {
     let (isa, c, m) = (pool.isa(), head.c, rows.len());
-    let step = entries(pool, m, c + TILE);
+    let ways = if out.way.is_empty() { 0 } else { c };
+    let step = entries(pool, m, c + TILE + ways);
     if m == 0 {
         return;
     }
-    let outputs = [out.logp, out.z, out.sum, out.max].map(Shared::new);
-    let pieces = [step * c, TILE * step, c * PANEL];
+    let (outputs, all) = ([out.logp, out.z, out.sum, out.max].map(Shared::new), Shared::new(out.way));
+    let pieces = [step * c, TILE * step, c.max(TILE) * PANEL, ways.next_multiple_of(PANEL) * step];
     pool.run(m.div_ceil(step), Room::size(&pieces), &|task, scratch| {
         let own = task * step..((task + 1) * step).min(m);
         // SAFETY: tasks have disjoint entries.
         let [logp, zt, sum, max] = outputs.each_ref().map(|o| unsafe { o.slice(own.clone()) });
-        let (mut room, strips) = (Room::new(scratch), Strips::new(isa, own.len()));
-        let [packed, z, block] = pieces.map(|p| room.take(p));
+        // SAFETY: as above.
+        let way = unsafe { all.slice(own.start * ways..own.end * ways) };
+        let mut room = Room::new(scratch);
+        let mut hand = Hand { isa, head, scaling, room: pieces.map(|p| room.take(p)) };
         let left = Left { data: x, ld: c, index: Some(rows) };
-        for (i, m) in own.clone().enumerate() {
-            zt[i] = softmax::scaled(head.logit(isa, left.row(m, 0..c), targets[m] as usize), scaling);
-        }
+        let raw = |i: usize| head.logit(isa, left.row(own.start + i, 0..c), targets[own.start + i] as usize);
+        zt.iter_mut().enumerate().for_each(|(i, zt)| *zt = softmax::scaled(raw(i), scaling));
         sum.fill(0.0);
         max.fill(f32::NEG_INFINITY);
-        strips.pack(isa, packed, left, own.start, 0..c);
-        for (first, count) in head.tiles() {
-            head.logits(isa, z, packed, strips, (first, count), block);
+        hand.sweep(left, own.clone(), &mut |i, z, stride, (first, count)| {
+            let place = Place { stride, count, target: within(targets[own.start + i], first) };
+            let (part, most) = softmax::tile(isa, z, place, zt[i], max[i], scaling, ways > 0);
+            (sum[i], max[i]) = (sum[i] + part, most);
+        });
+        // Entries of the second form use the hand again, so they come last.
+        for second in [false, true] {
             for i in 0..own.len() {
-                let place = Place { stride: strips.padded() * PANEL, count, target: within(targets[own.start + i], first) };
-                let (part, most) = softmax::tile(isa, &z[i * PANEL..], place, zt[i], max[i], scaling);
-                (sum[i], max[i]) = (sum[i] + part, most);
+                if softmax::far(max[i], zt[i]) != second {
+                    continue;
+                }
+                let (at, of) = if second { (0, 1) } else { (i, own.len()) };
+                if second {
+                    sum[i] = hand.far(left, own.start + i, max[i]);
+                    logp[i] = softmax::far_value(zt[i], max[i], sum[i]);
+                } else {
+                    logp[i] = softmax::near_value(sum[i]);
+                }
+                if ways > 0 {
+                    let slope = if scaling.softcap > 0.0 { softmax::slope_of(raw(i), scaling.softcap) } else { 1.0 };
+                    let factor = sum[i] * slope;
+                    hand.way(&mut way[i * c..(i + 1) * c], at, of, targets[own.start + i] as usize, factor);
+                }
             }
         }
-        for (i, m) in own.enumerate() {
-            if softmax::far(max[i], zt[i]) {
-                sum[i] = far_sum(isa, left, m, head, max[i], scaling, [&mut *packed, &mut *z, &mut *block]);
-                logp[i] = softmax::far_value(zt[i], max[i], sum[i]);
-            } else {
-                (logp[i], max[i]) = (softmax::near_value(sum[i]), f32::INFINITY);
-            }
-        }
+        let near = |(max, zt): &(&mut f32, &mut f32)| !softmax::far(**max, **zt);
+        max.iter_mut().zip(zt).filter(near).for_each(|(max, _)| *max = f32::INFINITY);
     });
-}
-
-/// Σ of the second form for one entry: the logits are made again.
-fn far_sum(isa: Isa, left: Left<'_>, m: usize, head: &Head<'_>, max: f32, scaling: Scaling, room: [&mut [f32]; 3]) -> f32 {
-    let ([packed, z, block], strips) = (room, Strips::new(isa, 1));
-    strips.pack(isa, packed, left, m, 0..head.c);
-    head.tiles().fold(0.0, |sum, (first, count)| {
-        head.logits(isa, z, packed, strips, (first, count), block);
-        let place = Place { stride: strips.padded() * PANEL, count, target: usize::MAX };
-        sum + softmax::tile(isa, z, place, max, max, scaling).0
-    })
 }
 
 /// logp of stored logits.
@@ -165,10 +237,12 @@ pub(crate) fn of_logits(pool: &Pool, logp: &mut [f32], logits: &[f32], ids: &[u3
             let (z, id) = (&logits[(first + i) * v..][..v], ids[first + i]);
             let zt = softmax::scaled(z[id as usize], scaling);
             let sum = |reference: f32, skip: bool| {
+                let mut tile = [0f32; TILE];
                 z.chunks(TILE).enumerate().fold((0.0, f32::NEG_INFINITY), |(sum, max), (t, z)| {
                     let target = if skip { within(id, t * TILE) } else { usize::MAX };
                     let place = Place { stride: PANEL, count: z.len(), target };
-                    let (part, max) = softmax::tile(isa, z, place, reference, max, scaling);
+                    tile[..z.len()].copy_from_slice(z);
+                    let (part, max) = softmax::tile(isa, &mut tile, place, reference, max, scaling, false);
                     (sum + part, max)
                 })
             };
@@ -198,90 +272,21 @@ fn to_gradient(
     }
 }
 
-/// Lets tasks pass a point one after another in task order.
-struct Turns(AtomicUsize);
-
-/// The turn of one task; it ends when this is dropped, in order even if a task unwinds before its turn.
-struct Turn<'a>(&'a AtomicUsize, usize);
-
-impl Turns {
-    /// Every task takes one when it starts.
-    fn take(&self, task: usize) -> Turn<'_> {
-        Turn(&self.0, task)
-    }
-}
-
-impl Turn<'_> {
-    /// Waits until the tasks before this one have passed. Tasks start in order, so the first of those that wait never does.
-    fn wait(&self) {
-        let mut spins = 0u32;
-        while self.0.load(Ordering::Acquire) < self.1 {
-            spins += 1;
-            if spins < 1000 { std::hint::spin_loop() } else { std::thread::yield_now() }
-        }
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.wait();
-        self.0.store(self.1 + 1, Ordering::Release);
-    }
-}
-
-/// dx [N, C] =.
-pub(crate) fn backward(
-    pool: &Pool,
-    dx: &mut [f32],
-    back: Back<'_>,
-    x: &[f32],
-    rows: &[u32],
-    targets: &[u32],
-    head: &Head<'_>,
-    scaling: Scaling,
-) {
-    let (isa, c, m) = (pool.isa(), head.c, rows.len());
-    pool.rows(dx, c, 64, 0, &|_, rows, _| rows.fill(0.0));
+/// dx [N, C] =: every task goes over all entries and takes those of its rows.
+pub(crate) fn backward(pool: &Pool, dx: &mut [f32], back: Back<'_>, way: &[f32], rows: &[u32], inv_temperature: f32) {
+    let (m, n) = (rows.len(), dx.len());
     if m == 0 {
-        return;
+        return dx.fill(0.0);
     }
-    let (step, panels) = (entries(pool, m, 2 * c + TILE), c.div_ceil(PANEL));
-    let pieces = [step * c, TILE * step, panels * step * PANEL, c.max(TILE) * PANEL];
-    let (shared, turns) = (Shared::new(dx), Turns(AtomicUsize::new(0)));
-    pool.run(m.div_ceil(step), Room::size(&pieces), &|task, scratch| {
-        let turn = turns.take(task);
-        let own = task * step..((task + 1) * step).min(m);
-        let (mut room, strips) = (Room::new(scratch), Strips::new(isa, own.len()));
-        let [packed, z, waiting, block] = pieces.map(|p| room.take(p));
-        let padded = strips.padded();
-        strips.pack(isa, packed, Left { data: x, ld: c, index: Some(rows) }, own.start, 0..c);
-        for (first, count) in head.tiles() {
-            head.logits(isa, z, packed, strips, (first, count), block);
-            to_gradient(isa, z, padded, own.clone(), (first, count), back, targets, scaling);
-            for p in 0..panels {
-                head.stock.transpose(isa, c, first..first + count, p * PANEL..((p + 1) * PANEL).min(c), block);
-                for (at, _, width) in strips.each() {
-                    let wait = waiting[(p * padded + at) * PANEL..][..width * PANEL].as_mut_ptr();
-                    let mut t = Tile::new(width, width, PANEL, wait, PANEL);
-                    (t.a, t.across, t.b) = (z[at * PANEL..].as_ptr(), padded * PANEL, Lines::F32(block.as_ptr()));
-                    t.len = count;
-                    if first > 0 {
-                        t.from = wait;
-                    }
-                    // SAFETY: every group of 32 gradients has `padded` rows, the block `count` rows of 32, the accumulators width.
-                    unsafe { t.run(isa) };
-                }
-            }
-        }
-        turn.wait();
-        for (i, m) in own.enumerate() {
-            let row = rows[m] as usize;
-            // SAFETY: only the task whose turn it is writes dx.
-            let row = unsafe { shared.slice(row * c..(row + 1) * c) };
-            for (p, row) in row.chunks_mut(PANEL).enumerate() {
-                let entry = &waiting[(p * padded + i) * PANEL..][..row.len()];
-                row.iter_mut().zip(entry).for_each(|(d, e)| *d += e);
-            }
+    let c = way.len() / m;
+    let share = (n / c).div_ceil(4 * pool.threads()).max(64);
+    pool.rows(dx, c, share, 0, &|first, own, _| {
+        own.fill(0.0);
+        let last = first + own.len() / c;
+        for (m, &row) in rows.iter().enumerate().filter(|(_, row)| (first..last).contains(&(**row as usize))) {
+            let factor = back.dlogp[m] * inv_temperature / back.form(m).under();
+            let to = &mut own[(row as usize - first) * c..][..c];
+            to.iter_mut().zip(&way[m * c..]).for_each(|(d, w)| *d += w * factor);
         }
     });
 }

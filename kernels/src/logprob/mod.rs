@@ -5,17 +5,24 @@
 //! s      = Σ_{v≠t} exp(t_v − t_t): tiles of 256 ids, each summed by A2, tile sums added ascending
 //! logp   = −log1p(s)                                                          logp [M] =
 //! if max t − t_t > 60:  Σ = Σ_v exp(t_v − max) in the same tiles, logp = (t_t − max) − log(Σ)
+//! slope_v = 1 − q·q, q = capped_v/cap (1 without a cap)
+//! e_v    = exp(t_v − t_t)·slope_v, +0 for v = t;  second form exp(t_v − max)·slope_v for every v
+//! way_c  = fma(sum·slope_t, W_tc, 0 − u_c), u_c = chain over v ascending of fma(e_v, W_vc), sum = s or Σ          way [M, C] =
+//! dx     = +0, then for every entry m in list order: dx[rows[m]] += way_m·((dlogp·inv_T)/(1 + s or Σ))            dx [N, C] =
 //! p_v    = exp(t_v − t_t)/(1 + s), 1 − p_t = s/(1 + s);  second form p_v = exp(t_v − max)/Σ
-//! dz_v   = ((dlogp·(onehot − p_v))·inv_T)·(1 − q·q), q = capped_v/cap (no last factor without a cap)
-//! dx     = +0, then for every entry m in list order: dx[rows[m]] += chain over v ascending of fma(dz_v, W_vc)       dx [N, C] =
+//! dz_v   = ((dlogp·(onehot − p_v))·inv_T)·slope_v (no last factor without a cap)
 //! dW_vc  = fma(dz_mv, x[rows[m], c], dW_vc) over the entries in list order     packed [⌈V/32⌉][C][32]                dhead +=
 //! ```
-//! Kept for backward, `[M]` each: t_t, the sum of the form that was taken, and that form's maximum, +inf for the first form (a second
-//! form with an infinite maximum has a sum that is not a number, and so has everything made from it).
+//! dlogp scales a whole row of dx, so the way that x is pushed is known before dlogp: forward makes it from each tile of logits while
+//! they are at hand, and the head is read and multiplied twice in all. Kept for the backward calls, `[M]` each: t_t, the sum of the
+//! form that was taken, and that form's maximum, +inf for the first form (a second form with an infinite maximum has a sum that is not
+//! a number, and so has everything made from it).
 //!
-//! FLOPs: forward 2·M·C·V, backward 4·M·C·V, backward_weight 4·M·C·V. Bytes: the head once per task of up to 256 entries.
+//! FLOPs: forward 2·M·C·V, twice that with the way; backward 2·M·C; backward_weight 4·M·C·V. Bytes: the head once per task of up to
+//! 256 entries.
 //!
-//! order: law (A1, A2, A4, A6); forward and backward are split over entries, backward_weight over ids. [`of_logits`] gives the bits
+//! order: law (A1, A2, A4); dx by the order above in place of A6's, which multiplies by dlogp and divides before the chain and so needs
+//! every logit a second time. Forward is split over entries, backward over rows, backward_weight over ids. [`of_logits`] gives the bits
 //! of [`forward`].
 
 mod cpu;
@@ -38,11 +45,17 @@ pub struct Kept<'a> {
     pub sum: View<'a>,
     /// +inf, or the maximum where the second form was taken.
     pub max: View<'a>,
+    /// [M, C] the way that x is pushed, for [`backward`]; empty if that will not be called.
+    pub way: View<'a>,
 }
 
-impl<'a> Kept<'a> {
-    fn views(self) -> [View<'a>; 3] {
-        [self.z_target, self.sum, self.max]
+impl Kept<'_> {
+    /// Dtypes and lengths for M entries.
+    fn check(&self, room: &str, m: usize) -> Result<()> {
+        for (name, view) in [("kept.z_target", self.z_target), ("kept.sum", self.sum), ("kept.max", self.max)] {
+            check::<f32>(room, name, view, m)?;
+        }
+        Ok(())
     }
 }
 
@@ -91,7 +104,8 @@ fn entries<'a>(room: &str, x: View<'_>, rows: View<'a>, targets: View<'a>, head:
     Ok(Entries { rows: below(room, "rows", rows, x.len() / c)?, targets: below(room, "targets", targets, v)?, m })
 }
 
-/// logp `[M]` = of the targets `[M]` (ids below V) after hidden rows `rows` `[M]` of x [N, C], and `kept` = for the backward calls.
+/// logp `[M]` = of the targets `[M]` (ids below V) after hidden rows `rows` `[M]` of x [N, C], and `kept` = for the backward calls;
+/// an empty `kept.way` is not made.
 pub fn forward(
     s: &Stream,
     logp: View<'_>,
@@ -105,46 +119,38 @@ pub fn forward(
     let room = "logprob::forward";
     let pool = s.pool(room)?;
     let entries = entries(room, x, rows, targets, head, scaling)?;
-    let [z_target, sum, max] = kept.views();
-    for (name, view) in [("logp", logp), ("kept.z_target", z_target), ("kept.sum", sum), ("kept.max", max)] {
-        check::<f32>(room, name, view, entries.m)?;
-    }
-    disjoint(room, &[logp, z_target, sum, max], &[x, rows, targets, head.data])?;
+    let Kept { z_target, sum, max, way } = kept;
+    check::<f32>(room, "logp", logp, entries.m)?;
+    kept.check(room, entries.m)?;
+    check::<f32>(room, "kept.way", way, if way.is_empty() { 0 } else { entries.m * head.k })?;
+    disjoint(room, &[logp, z_target, sum, max, way], &[x, rows, targets, head.data])?;
     // SAFETY: the device is the CPU; `disjoint` keeps the outputs away from everything else.
     unsafe {
-        let out = cpu::Outputs { logp: logp.host_mut()?, z: z_target.host_mut()?, sum: sum.host_mut()?, max: max.host_mut()? };
+        let (z, sum, max) = (z_target.host_mut()?, sum.host_mut()?, max.host_mut()?);
+        let out = cpu::Outputs { logp: logp.host_mut()?, z, sum, max, way: way.host_mut()? };
         let head = cpu::Head { stock: Stock::new(head)?, v: head.n, c: head.k };
         cpu::forward(pool, out, x.host()?, entries.rows, entries.targets, &head, scaling);
     }
     Ok(())
 }
 
-/// dx [N, C] = from dlogp `[M]`; rows that no entry names become 0.
-pub fn backward(
-    s: &Stream,
-    dx: View<'_>,
-    dlogp: View<'_>,
-    kept: Kept<'_>,
-    x: View<'_>,
-    rows: View<'_>,
-    targets: View<'_>,
-    head: Panels<'_>,
-    scaling: Scaling,
-) -> Result<()> {
+/// dx [N, C] = from dlogp `[M]` and what [`forward`] kept; rows that no entry names become 0.
+pub fn backward(s: &Stream, dx: View<'_>, dlogp: View<'_>, kept: Kept<'_>, rows: View<'_>, scaling: Scaling) -> Result<()> {
     let room = "logprob::backward";
     let pool = s.pool(room)?;
-    let entries = entries(room, x, rows, targets, head, scaling)?;
-    let [z_target, sum, max] = kept.views();
-    check::<f32>(room, "dx", dx, x.len())?;
-    for (name, view) in [("dlogp", dlogp), ("kept.z_target", z_target), ("kept.sum", sum), ("kept.max", max)] {
-        check::<f32>(room, name, view, entries.m)?;
-    }
-    disjoint(room, &[dx], &[dlogp, z_target, sum, max, x, rows, targets, head.data])?;
+    let (m, Kept { z_target, sum, max, way }) = (rows.len(), kept);
+    check::<f32>(room, "dlogp", dlogp, m)?;
+    kept.check(room, m)?;
+    let c = way.len().checked_div(m).unwrap_or(1);
+    ensure!(m == 0 || c > 0, "{room}: kept.way is empty: forward was not asked for it");
+    check::<f32>(room, "kept.way", way, m * c)?;
+    check::<f32>(room, "dx", dx, dx.len() / c * c)?;
+    let named = below(room, "rows", rows, dx.len() / c)?;
+    disjoint(room, &[dx], &[dlogp, z_target, sum, max, way, rows])?;
     // SAFETY: the device is the CPU; `disjoint` keeps dx away from everything else.
     unsafe {
         let back = cpu::Back { dlogp: dlogp.host()?, z: z_target.host()?, sum: sum.host()?, max: max.host()? };
-        let head = cpu::Head { stock: Stock::new(head)?, v: head.n, c: head.k };
-        cpu::backward(pool, dx.host_mut()?, back, x.host()?, entries.rows, entries.targets, &head, scaling);
+        cpu::backward(pool, dx.host_mut()?, back, way.host()?, named, scaling.inv_temperature);
     }
     Ok(())
 }
@@ -164,11 +170,10 @@ pub fn backward_weight(
     let room = "logprob::backward_weight";
     let pool = s.pool(room)?;
     let entries = entries(room, x, rows, targets, head, scaling)?;
-    let [z_target, sum, max] = kept.views();
+    let Kept { z_target, sum, max, .. } = kept;
     check::<f32>(room, "dhead", dhead, packed_len(head.n, head.k))?;
-    for (name, view) in [("dlogp", dlogp), ("kept.z_target", z_target), ("kept.sum", sum), ("kept.max", max)] {
-        check::<f32>(room, name, view, entries.m)?;
-    }
+    check::<f32>(room, "dlogp", dlogp, entries.m)?;
+    kept.check(room, entries.m)?;
     disjoint(room, &[dhead], &[dlogp, z_target, sum, max, x, rows, targets, head.data])?;
     // SAFETY: the device is the CPU; `disjoint` keeps dhead away from everything else.
     unsafe {

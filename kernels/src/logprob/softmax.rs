@@ -1,7 +1,7 @@
 //! LAW A4 on a tile of up to 256 logits, wherever they lie: the one place where a logit becomes a part of a log-probability.
 
 use super::Scaling;
-use crate::cpu::{Lanes, WIDTH};
+use crate::cpu::{Lanes, Scalar, WIDTH};
 use crate::math::{self, lanes};
 use crate::panels::PANEL;
 
@@ -31,6 +31,13 @@ pub(crate) struct Form {
     pub sum: f32,
     /// Which.
     pub first: bool,
+}
+
+impl Form {
+    /// What probabilities are divided by.
+    pub fn under(self) -> f32 {
+        if self.first { 1.0 + self.sum } else { self.sum }
+    }
 }
 
 impl Form {
@@ -70,7 +77,19 @@ fn squash<S: Lanes>(z: S::V, scaling: Scaling) -> (S::V, S::V) {
 
 /// One logit after cap and temperature.
 pub(crate) fn scaled(z: f32, scaling: Scaling) -> f32 {
-    squash::<crate::cpu::Scalar>(z, scaling).1
+    squash::<Scalar>(z, scaling).1
+}
+
+/// Derivative of the capped logit by the raw one, given the capped one.
+#[inline(always)]
+fn slope<S: Lanes>(capped: S::V, cap: f32) -> S::V {
+    let q = S::div(capped, S::splat(cap));
+    S::sub(S::splat(1.0), S::mul(q, q))
+}
+
+/// The same for one raw logit.
+pub(crate) fn slope_of(z: f32, softcap: f32) -> f32 {
+    slope::<Scalar>(squash::<Scalar>(z, Scaling { softcap, inv_temperature: 1.0 }).0, softcap)
 }
 
 /// Group `g` of 16 logits and how many of them exist; absent ones are +0.
@@ -88,22 +107,33 @@ fn group<S: Lanes>(z: &[f32], place: Place, g: usize) -> (S::V, usize) {
     (unsafe { S::load(whole.as_ptr()) }, n)
 }
 
-/// Σ exp(t − reference) over the tile without the target, and the larger of `max` and all of the tile.
+/// Σ exp(t − reference) over the tile without the target, and the larger of `max` and all of the tile. With `weigh` the logits are
+/// replaced by e on the way, lanes up to the next multiple of 16 too.
 #[inline(always)]
-fn tile_body<S: Lanes>(z: &[f32], place: Place, reference: f32, max: f32, scaling: Scaling) -> (f32, f32) {
+fn tile_body<S: Lanes>(z: &mut [f32], place: Place, reference: f32, max: f32, scaling: Scaling, weigh: bool) -> (f32, f32) {
     let (mut acc, mut most, r) = (S::splat(0.0), S::splat(max), S::splat(reference));
     for g in 0..place.count.div_ceil(WIDTH) {
         let (raw, n) = group::<S>(z, place, g);
-        let t = squash::<S>(raw, scaling).1;
-        let (mut next, mut top) = (S::add(acc, lanes::exp::<S>(S::sub(t, r))), S::max(t, most));
+        let (capped, t) = squash::<S>(raw, scaling);
+        let mut e = lanes::exp::<S>(S::sub(t, r));
+        let (mut next, mut top) = (S::add(acc, e), S::max(t, most));
         if n < WIDTH {
             (next, top) = (S::select(S::first(n), next, acc), S::select(S::first(n), top, most));
         }
         if place.target / WIDTH == g {
             let l = place.target % WIDTH;
             next = S::select(S::first(l), next, S::select(S::first(l + 1), acc, next));
+            e = S::select(S::first(l), e, S::select(S::first(l + 1), S::splat(0.0), e));
         }
         (acc, most) = (next, top);
+        if weigh {
+            if scaling.softcap > 0.0 {
+                e = S::mul(e, slope::<S>(capped, scaling.softcap));
+            }
+            let at = g / 2 * place.stride + g % 2 * WIDTH;
+            // SAFETY: the slice has 16 elements from here.
+            unsafe { S::store(z[at..at + WIDTH].as_mut_ptr(), e) };
+        }
     }
     let mut tops = [0f32; WIDTH];
     // SAFETY: 16 elements.
@@ -115,7 +145,7 @@ fn tile_body<S: Lanes>(z: &[f32], place: Place, reference: f32, max: f32, scalin
 #[inline(always)]
 fn gradient_body<S: Lanes>(z: &mut [f32], place: Place, form: Form, c: f32, scaling: Scaling) {
     let (r, sum) = (S::splat(form.reference), S::splat(form.sum));
-    let under = if form.first { S::add(S::splat(1.0), sum) } else { sum };
+    let under = S::splat(form.under());
     for g in 0..place.count.div_ceil(WIDTH) {
         let (raw, n) = group::<S>(z, place, g);
         let (capped, t) = squash::<S>(raw, scaling);
@@ -128,8 +158,7 @@ fn gradient_body<S: Lanes>(z: &mut [f32], place: Place, form: Form, c: f32, scal
         }
         d = S::mul(S::mul(S::splat(c), d), S::splat(scaling.inv_temperature));
         if scaling.softcap > 0.0 {
-            let q = S::div(capped, S::splat(scaling.softcap));
-            d = S::mul(d, S::sub(S::splat(1.0), S::mul(q, q)));
+            d = S::mul(d, slope::<S>(capped, scaling.softcap));
         }
         if n < WIDTH {
             d = S::select(S::first(n), d, S::splat(0.0));
@@ -146,7 +175,23 @@ fn gradient_body<S: Lanes>(z: &mut [f32], place: Place, form: Form, c: f32, scal
 
 crate::per_isa! {
     /// The contributions of one tile: see the body.
-    pub(crate) fn tile(z: &[f32], place: Place, reference: f32, max: f32, scaling: Scaling) -> (f32, f32) = tile_body
+    pub(crate) fn tile(z: &mut [f32], place: Place, reference: f32, max: f32, scaling: Scaling, weigh: bool) -> (f32, f32) = tile_body
+}
+/// `way = fma(factor, w, 0 − way)`, 32 columns.
+#[inline(always)]
+fn turn_body<S: Lanes>(way: &mut [f32; PANEL], w: &[f32; PANEL], factor: f32) {
+    for i in (0..PANEL).step_by(WIDTH) {
+        // SAFETY: both have 16 elements from i.
+        unsafe {
+            let chain = S::sub(S::splat(0.0), S::load(way.as_ptr().add(i)));
+            S::store(way.as_mut_ptr().add(i), S::fma(S::splat(factor), S::load(w.as_ptr().add(i)), chain));
+        }
+    }
+}
+
+crate::per_isa! {
+    /// From a chain over the vocabulary to the way of an entry: see the body.
+    pub(crate) fn turn(way: &mut [f32; PANEL], w: &[f32; PANEL], factor: f32) = turn_body
 }
 crate::per_isa! {
     /// The gradient of one tile: see the body.

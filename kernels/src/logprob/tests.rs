@@ -43,7 +43,7 @@ struct Loaded<'a> {
     rows: Buffer<u32>,
     targets: Buffer<u32>,
     dlogp: Buffer<f32>,
-    kept: [Buffer<f32>; 3],
+    kept: [Buffer<f32>; 4],
 }
 
 struct Results {
@@ -55,13 +55,13 @@ struct Results {
 impl<'a> Loaded<'a> {
     fn new(s: &Stream, p: &'a Problem) -> Loaded<'a> {
         let (x, rows, targets) = (s.upload(&p.x).unwrap(), s.upload(&p.rows).unwrap(), s.upload(&p.targets).unwrap());
-        let kept = [0; 3].map(|_| nans(s, p.rows.len()));
+        let kept = [1, 1, 1, p.head.k].map(|c| nans(s, p.rows.len() * c));
         Loaded { p, head: p.head.upload(s), x, rows, targets, dlogp: s.upload(&p.dlogp).unwrap(), kept }
     }
 
     fn kept(&self) -> Kept<'_> {
-        let [z_target, sum, max] = self.kept.each_ref().map(|b| b.view());
-        Kept { z_target, sum, max }
+        let [z_target, sum, max, way] = self.kept.each_ref().map(|b| b.view());
+        Kept { z_target, sum, max, way }
     }
 
     fn operands(&self) -> (View<'_>, View<'_>, View<'_>, Panels<'_>) {
@@ -75,7 +75,7 @@ impl<'a> Loaded<'a> {
         let dhead = s.upload(&vec![start; packed_len(head.n, head.k)])?;
         let scaling = self.p.scaling;
         forward(s, logp.view(), self.kept(), x, rows, targets, head, scaling)?;
-        backward(s, dx.view(), self.dlogp.view(), self.kept(), x, rows, targets, head, scaling)?;
+        backward(s, dx.view(), self.dlogp.view(), self.kept(), rows, scaling)?;
         backward_weight(s, dhead.view(), self.dlogp.view(), self.kept(), x, rows, targets, head, scaling)?;
         Ok(Results { logp: logp.to_vec()?, dx: dx.to_vec()?, dhead: self.p.plain(s, &dhead.to_vec()?) })
     }
@@ -115,8 +115,8 @@ mod law {
         (0..t.len().div_ceil(256)).fold(0.0, |s, tile| s + sum((tile * 256..t.len().min(tile * 256 + 256)).map(term)))
     }
 
-    /// logp and dz [V] of one entry.
-    pub fn entry(p: &Problem, m: usize) -> (f32, Vec<f32>) {
+    /// logp, dz [V] and what the entry adds to its row of dx [C].
+    pub fn entry(p: &Problem, m: usize) -> (f32, Vec<f32>, Vec<f32>) {
         let (c, target, cap, inv) = (p.head.k, p.targets[m] as usize, p.scaling.softcap, p.scaling.inv_temperature);
         let x = &p.x[p.rows[m] as usize * c..][..c];
         let dot = |w: &[f32]| x.iter().zip(w).fold(0f32, |acc, (x, w)| x.mul_add(*w, acc));
@@ -127,27 +127,33 @@ mod law {
         let second = max - zt > 60.0;
         let (reference, s) = if second { (max, tiles(&t, max, None)) } else { (zt, tiles(&t, zt, Some(target))) };
         let logp = if second { (zt - max) - math::log(s) } else { -math::log1p(s) };
+        let under = if second { s } else { 1.0 + s };
+        let slope = |v: usize| if cap > 0.0 { 1.0 - (capped[v] / cap) * (capped[v] / cap) } else { 1.0 };
+        let weight = |v: usize| if v == target && !second { 0.0 } else { math::exp(t[v] - reference) * slope(v) };
+        let push = |k: usize| {
+            let u = (0..t.len()).fold(0f32, |acc, v| weight(v).mul_add(p.head.w[v * c + k], acc));
+            (s * slope(target)).mul_add(p.head.w[target * c + k], 0.0 - u) * (p.dlogp[m] * inv / under)
+        };
         let dz = t.iter().zip(&capped).enumerate().map(|(v, (t, capped))| {
-            let under = if second { s } else { 1.0 + s };
             let own = if second { 1.0 - math::exp(t - reference) / under } else { s / under };
             let g = if v == target { own } else { 0.0 - math::exp(t - reference) / under };
             let q = capped / cap;
             let d = p.dlogp[m] * g * inv;
             if cap > 0.0 { d * (1.0 - q * q) } else { d }
         });
-        (logp, dz.collect())
+        (logp, dz.collect(), (0..c).map(push).collect())
     }
 
     /// logp, dx and dhead of all entries, the last from `start`.
     pub fn all(p: &Problem, start: f32) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
-        let (c, w) = (p.head.k, &p.head.w);
-        let (mut logp, mut dx, mut dhead) = (Vec::new(), vec![0.0; p.x.len()], vec![start; w.len()]);
+        let c = p.head.k;
+        let (mut logp, mut dx, mut dhead) = (Vec::new(), vec![0.0; p.x.len()], vec![start; p.head.w.len()]);
         for m in 0..p.rows.len() {
-            let (value, dz) = entry(p, m);
+            let (value, dz, push) = entry(p, m);
             logp.push(value);
             let row = p.rows[m] as usize * c;
             for k in 0..c {
-                dx[row + k] += dz.iter().enumerate().fold(0f32, |acc, (v, d)| d.mul_add(w[v * c + k], acc));
+                dx[row + k] += push[k];
                 for (v, d) in dz.iter().enumerate() {
                     dhead[v * c + k] = d.mul_add(p.x[row + k], dhead[v * c + k]);
                 }
@@ -230,7 +236,8 @@ fn bits_are_the_law() -> Result<()> {
 fn entries_do_not_know_their_company() -> Result<()> {
     let p = Problem::new(400, 90, 24, 600, DType::Bf16, PLAIN);
     let one = Stream::cpu(1, Isa::detect());
-    let whole = Loaded::new(&one, &p).run(&one, 0.0)?;
+    let loaded = Loaded::new(&one, &p);
+    let (whole, ways) = (loaded.run(&one, 0.0)?, loaded.kept[3].to_vec()?);
     for s in streams().iter().filter(|s| s.pool("test").is_ok_and(|pool| pool.isa() != Isa::portable())) {
         same("dx", &Loaded::new(s, &p).run(s, 0.0)?.dx, &whole.dx);
         for entries in [1, 3, 17, 64] {
@@ -241,11 +248,13 @@ fn entries_do_not_know_their_company() -> Result<()> {
                 let (rows, targets) = (rows.slice(range.clone())?, targets.slice(range.clone())?);
                 let kept = loaded.kept();
                 let [z_target, sum, max] = [kept.z_target, kept.sum, kept.max].map(|v| v.slice(range.clone()).unwrap());
-                let (kept, out) = (Kept { z_target, sum, max }, nans(s, range.len()));
+                let way = nans(s, range.len() * 24);
+                let (kept, out) = (Kept { z_target, sum, max, way: way.view() }, nans(s, range.len()));
                 forward(s, out.view(), kept, x, rows, targets, head, p.scaling)?;
                 let dlogp = loaded.dlogp.view().slice(range.clone())?;
                 backward_weight(s, dhead.view(), dlogp, kept, x, rows, targets, head, p.scaling)?;
                 logp.extend(out.to_vec()?);
+                same(&format!("way by {entries} from {at}"), &way.to_vec()?, &ways[range.start * 24..range.end * 24]);
             }
             same(&format!("logp by {entries}"), &logp, &whole.logp[..logp.len()]);
             let mut first = Problem::new(400, 90, 24, 600, DType::Bf16, PLAIN);

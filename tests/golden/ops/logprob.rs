@@ -30,21 +30,22 @@ struct Passed {
     dx: Vec<f32>,
     rows: Buffer<u32>,
     targets: Buffer<u32>,
-    kept: [Buffer<f32>; 3],
+    kept: [Buffer<f32>; 4],
 }
 
-fn kept(kept: &[Buffer<f32>; 3]) -> Kept<'_> {
-    Kept { z_target: kept[0].view(), sum: kept[1].view(), max: kept[2].view() }
+fn kept(kept: &[Buffer<f32>; 4]) -> Kept<'_> {
+    let [z_target, sum, max, way] = kept.each_ref().map(Buffer::view);
+    Kept { z_target, sum, max, way }
 }
 
 fn pass(op: &Op, h: &Buffer<f32>, head: Panels<'_>, rows: &[u32], targets: &[u32], dlogp: &[f32]) -> Result<Passed> {
     let m = rows.len();
     let (out, dx) = (op.output(m)?, op.output(h.len())?);
     let (rows, targets) = (op.s.upload(rows)?, op.s.upload(targets)?);
-    let saved = [op.output(m)?, op.output(m)?, op.output(m)?];
+    let saved = [op.output(m)?, op.output(m)?, op.output(m)?, op.output(m * head.k)?];
     logprob::forward(&op.s, out.view(), kept(&saved), h.view(), rows.view(), targets.view(), head, PLAIN)?;
     let dout = op.s.upload(dlogp)?;
-    logprob::backward(&op.s, dx.view(), dout.view(), kept(&saved), h.view(), rows.view(), targets.view(), head, PLAIN)?;
+    logprob::backward(&op.s, dx.view(), dout.view(), kept(&saved), rows.view(), PLAIN)?;
     Ok(Passed { logp: out.to_vec()?, dx: dx.to_vec()?, rows, targets, kept: saved })
 }
 
