@@ -153,7 +153,8 @@ fn products(Shape { rows: m, c, f, h, k, d, v }: Shape) -> Vec<Work> {
         let kept = [s.zeros::<f32>(rows)?, s.zeros::<f32>(rows)?, s.zeros::<f32>(rows)?];
         let (entries, targets) = (ids(s, rows, rows)?, ids(s, rows, v)?);
         Ok(Box::new(move |s| {
-            let kept = logprob::Kept { z_target: kept[0].view(), sum: kept[1].view(), max: kept[2].view() };
+            let [z_target, sum, max] = [0, 1, 2].map(|i| kept[i].view());
+            let kept = logprob::Kept { z_target, sum, max, way: View::none(DType::F32) };
             let (head, scaling) = (Panels::new(w.view(), v, c)?, logprob::Scaling { softcap: 0.0, inv_temperature: 1.0 });
             logprob::forward(s, logp.view(), kept, x.view(), entries.view(), targets.view(), head, scaling)
         }))
