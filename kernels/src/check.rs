@@ -14,13 +14,15 @@ pub fn stream() -> Stream {
     Stream::cpu(2, Isa::detect())
 }
 
-/// Runs `f` on the emulated CUDA device once for each order of its threads and says which device it was; nothing happens, said
-/// aloud, where there is none.
+/// Runs `f` on the emulated CUDA device once for each order of its threads, with asynchronous work at once and as late as may be,
+/// and says which device it was; nothing happens, said aloud, where there is none.
 pub fn on_cuda<E: std::fmt::Debug>(room: &str, f: impl Fn(&Stream) -> Result<(), E>) {
+    use emulator::Order::{Forward, Reverse, Shuffle};
     let Some(cuda) = emulator::cuda() else { return };
-    for order in emulator::Order::ALL {
+    for (order, lazy) in [(Forward, false), (Reverse, true), (Shuffle, false), (Shuffle, true)] {
         cuda.order(order);
-        println!("room {room} cuda:0 (emulated) {order:?}");
+        cuda.lazy(lazy);
+        println!("room {room} cuda:0 (emulated) {order:?} {}", if lazy { "lazy" } else { "eager" });
         f(&cuda.stream).unwrap();
     }
 }

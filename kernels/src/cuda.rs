@@ -5,12 +5,20 @@ use runtime::{Arg, DType, Defines, Kernel, Launch, Ptr, Result, View, ensure};
 /// Threads of a block wherever threads run over elements.
 pub(crate) const BLOCK: u32 = 256;
 
-/// A kernel of the room that calls this: its source is `common.cuh` and the room's own file, here by its path from `src`.
+/// A kernel of the room that calls this: its source is `common.cuh`, `ptx.cuh` and the room's own file, each under its own name in
+/// messages.
 macro_rules! kernel {
     ($name:literal, $file:literal) => {
         runtime::Kernel {
             name: $name,
-            cuda: concat!(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/common.cuh")), include_str!($file)),
+            cuda: concat!(
+                "#line 1 \"common.cuh\"\n",
+                include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/common.cuh")),
+                "#line 1 \"ptx.cuh\"\n",
+                include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/ptx.cuh")),
+                concat!("#line 1 \"", $file, "\"\n"),
+                include_str!($file)
+            ),
             ascend: "",
         }
     };
@@ -51,5 +59,6 @@ pub fn kernels() -> Vec<(Kernel, Defines)> {
     let plain = rooms.into_iter().flatten().map(|k| (*k, Defines::default()));
     let tables = [DType::F32, DType::Bf16, DType::F16].into_iter();
     let embedding = tables.flat_map(|t| crate::embedding::KERNELS.map(|k| (k, crate::embedding::variant(t))));
-    plain.chain(embedding).collect()
+    let probes = crate::conformance::KERNELS.iter().map(|k| (*k, Defines::default()));
+    plain.chain(embedding).chain(probes).collect()
 }

@@ -8,6 +8,7 @@ pub mod cpu;
 pub mod adamw;
 pub mod attention;
 pub mod bench;
+pub mod conformance;
 pub mod cuda;
 pub mod decode_attention;
 pub mod embedding;

@@ -1,6 +1,6 @@
 //! What a device must do: bytes, queues, launches. About a dozen verbs, the same for CPU, CUDA and Ascend.
 
-use crate::{Error, Pool, Result};
+use crate::{Error, Pinned, Pool, Result};
 use std::time::{Duration, Instant};
 
 /// An address in the memory of one device. On the CPU it is a host address.
@@ -58,9 +58,11 @@ pub struct Launch {
     pub defines: Defines,
 }
 
-/// A tensor descriptor for hardware copies.
-#[derive(Clone, Debug, Default)]
+/// A tensor descriptor for hardware copies of two or three dimensions.
+#[derive(Clone, Debug)]
 pub struct TensorMap {
+    /// What the elements are.
+    pub dtype: crate::DType,
     /// Base address.
     pub base: Ptr,
     /// Extents, innermost first.
@@ -69,6 +71,8 @@ pub struct TensorMap {
     pub strides: Vec<u64>,
     /// Box of one copy.
     pub tile: Vec<u32>,
+    /// In shared memory the 16-byte units of every 128-byte row are exchanged by the row's number; else they lie as they are.
+    pub swizzle: bool,
 }
 
 /// One argument of a launch; scalars travel as 32-bit patterns.
@@ -111,10 +115,6 @@ pub enum Gemmed {
     /// There is no library, or not for these operands.
     Unsupported,
 }
-
-/// Page-locked host memory that device copies can read and write while the host goes on.
-#[derive(Debug)]
-pub struct Pinned(pub Box<[u8]>);
 
 /// A point in a queue. On the CPU, where queues run in the caller, it is the moment it was recorded.
 #[derive(Clone, Copy, Debug)]

@@ -137,7 +137,7 @@ impl Backend for Cpu {
         }
     }
     fn pinned(&self, bytes: usize) -> Result<Pinned> {
-        Ok(Pinned(vec![0; bytes].into_boxed_slice()))
+        Ok(Pinned::plain(bytes))
     }
     fn htod(&self, _: Queue, dst: Ptr, src: &[u8]) -> Result<()> {
         // SAFETY: callers are Buffer and View, which checked that `dst` has that many bytes; a host slice never lies in a buffer.
@@ -150,7 +150,10 @@ impl Backend for Cpu {
         Ok(())
     }
     fn dtoh_later(&self, q: Queue, dst: &mut Pinned, src: Ptr, n: usize) -> Result<Event> {
-        let dst = dst.0.get_mut(..n).ok_or_else(|| Error::Shape(format!("dtoh_later: {n} bytes into a smaller pinned block")))?;
+        let dst = dst
+            .bytes_mut()
+            .get_mut(..n)
+            .ok_or_else(|| Error::Shape(format!("dtoh_later: {n} bytes into a smaller pinned block")))?;
         self.dtoh(q, dst, src)?;
         self.record(q)
     }

@@ -12,9 +12,13 @@ mod driver;
 #[cfg(feature = "cuda")]
 mod events;
 #[cfg(feature = "cuda")]
+mod graphs;
+#[cfg(feature = "cuda")]
 mod launch;
 #[cfg(feature = "cuda")]
 mod modules;
+#[cfg(feature = "cuda")]
+mod tensor_map;
 
 #[cfg(feature = "cuda")]
 pub use compiler::{Compiler, cache_folder};

@@ -12,15 +12,17 @@ pub mod cuda;
 pub mod dtype;
 pub mod error;
 pub mod host;
+pub mod pinned;
 pub mod pool;
 pub mod probe;
 pub mod stream;
 
-pub use backend::{Arg, Backend, Defines, DeviceInfo, Event, Gemm, Gemmed, Graph, Kernel, Launch, Pinned, Ptr, Queue, TensorMap};
+pub use backend::{Arg, Backend, Defines, DeviceInfo, Event, Gemm, Gemmed, Graph, Kernel, Launch, Ptr, Queue, TensorMap};
 pub use buffer::{Arena, Buffer, Plan, Region, View, disjoint};
 pub use cpu::Isa;
 pub use dtype::{DType, Element, Precision};
 pub use error::{Error, Result};
+pub use pinned::Pinned;
 pub use pool::{Pool, Shared};
 pub use stream::Stream;
 

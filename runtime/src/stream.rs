@@ -52,6 +52,11 @@ impl Stream {
         Stream { backend, queue: Queue(0) }
     }
 
+    /// Another queue of the same device; it waits for none but as [`Stream::wait`] asks. On the CPU all queues run in the caller.
+    pub fn beside(&self, queue: Queue) -> Stream {
+        Stream { backend: self.backend.clone(), queue }
+    }
+
     /// The device.
     pub fn backend(&self) -> &dyn Backend {
         &*self.backend
@@ -96,6 +101,11 @@ impl Stream {
     /// Marks the present end of the queue.
     pub fn record(&self) -> Result<Event> {
         self.backend.record(self.queue)
+    }
+
+    /// What is queued from here on comes after the event, which may be of another queue.
+    pub fn wait(&self, e: &Event) -> Result<()> {
+        self.backend.wait(self.queue, e)
     }
 
     /// Waits for the queue to run empty, at most for the device's deadline. On the CPU it always is.

@@ -6,6 +6,7 @@ mod diff;
 mod edges;
 mod evaluates;
 mod generates;
+mod kernels;
 mod program;
 mod refused;
 mod report;

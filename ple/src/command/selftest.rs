@@ -1,16 +1,25 @@
-//! `ple selftest`: every room's kernels on a device against the portable CPU, one line a room.
+//! `ple selftest`: every room's kernels on a device against the portable CPU, one line a room. With `--conformance` instead what each
+//! instruction wrapper does there, raw: goldens for the emulator's twins, if the device is hardware.
 
 use crate::config::Config;
 use crate::{Error, Result, log, open, origin};
+use kernels::conformance;
 use kernels::selftest::{Effort, ROOMS, Room, Row, device, run as check};
 use runtime::{Stream, host};
 use serde_json::{Value, json};
+use std::path::Path;
 
 /// Runs the command; true if nothing is wrong and the device has a kernel of at least one room.
 pub fn run(c: &Config) -> Result<bool> {
     let rooms = chosen(&c.rooms)?;
-    if let Some(file) = &c.json {
+    if let Some(file) = c.json.iter().chain(&c.out).next() {
         log::probe(file)?;
+    }
+    match (c.conformance, &c.out) {
+        (true, Some(file)) => return dump(c, file),
+        (true, None) => return Err(Error::Usage("out: wanted the file that --conformance writes, got nothing".into())),
+        (false, Some(_)) => return Err(Error::Usage("out: wanted --conformance beside it".into())),
+        (false, None) => {}
     }
     let s = open::stream(c)?;
     let info = s.backend().info();
@@ -30,6 +39,14 @@ pub fn run(c: &Config) -> Result<bool> {
     let (absent, all) = (rows.iter().filter(|row| row.is_absent()).count(), rows.len());
     log::print(&format!("{} rooms right, {wrong} wrong, {absent} without kernels\n", all - wrong - absent))?;
     Ok(wrong == 0 && absent < all)
+}
+
+fn dump(c: &Config, file: &Path) -> Result<bool> {
+    let s = open::stream(c)?;
+    let records = conformance::dump(&s)?;
+    conformance::write(file, &s, &records)?;
+    log::print(&format!("{}: {} records of {}\n", file.display(), records.len(), device(&s)))?;
+    Ok(true)
 }
 
 /// The rooms of these names, all if there are none.

@@ -227,6 +227,10 @@ keys! {
     rooms: Vec<String> = Vec::new(), TRY;
     /// Ours: a file for the results, as JSON (bench: JSON lines, added to what is there).
     json: Option<PathBuf> = None, TRY;
+    /// Ours: dump what each instruction wrapper does on the device, raw, into `out`, and test nothing.
+    conformance: bool = false, SELFTEST;
+    /// Ours: the file of that dump.
+    out: Option<PathBuf> = None, SELFTEST;
     /// Ours: files of results to print as one table; nothing is measured.
     merge: Vec<PathBuf> = Vec::new(), BENCH;
 

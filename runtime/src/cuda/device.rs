@@ -1,31 +1,46 @@
-//! The verbs of [`Backend`] on one CUDA device with one queue.
+//! The verbs of [`Backend`] on one CUDA device.
 
 use super::compiler::{Compiler, cache_folder};
 use super::driver::{self, check, failure};
 use super::events::Events;
+use super::graphs::{self, Graphs};
 use super::launch::described;
-use super::modules::{Modules, named};
-use crate::{Arg, Backend, DeviceInfo, Error, Event, Kernel, Launch, Pinned, Pool, Ptr, Queue, Result, ensure};
-use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult, CUstream};
+use super::modules::Modules;
+use crate::{Arg, Backend, DeviceInfo, Error, Event, Graph, Kernel, Launch, Pinned, Pool, Ptr, Queue, Result};
+use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUevent, CUresult, CUstream};
 use std::ffi::CStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Without asking, a kernel gets this much dynamic shared memory.
 const SHARED_UNASKED: u32 = 48 << 10;
 
-/// One device, its primary context and one stream.
+/// Queues of a device; streams are made when they are first used.
+const QUEUES: usize = 8;
+
+/// The driver's streams by queue. They wait for nothing but what [`Backend::wait`] asks for.
+#[derive(Default)]
+struct Streams([Option<CUstream>; QUEUES]);
+
+// SAFETY: the driver's handles may be used from any thread that has made the context current.
+unsafe impl Send for Streams {}
+
+/// One device, its primary context and its streams.
 pub struct Cuda {
     name: String,
     info: DeviceInfo,
     device: sys::CUdevice,
     context: sys::CUcontext,
-    stream: CUstream,
+    streams: Mutex<Streams>,
     compiler: Compiler,
-    /// Launches are waited for.
+    /// Launches are waited for, where they run at once.
     blocking: bool,
+    /// Launches are being recorded.
+    capturing: AtomicBool,
     modules: Mutex<Modules>,
     events: Mutex<Events>,
+    graphs: Mutex<Graphs>,
 }
 
 // SAFETY: the driver's handles may be used from any thread; every verb makes the context current first.
@@ -91,7 +106,7 @@ impl Cuda {
         })?;
         info.found.push(("libnvrtc".into(), compiler.version()));
         driver::serves(compiler.major()).map_err(refused)?;
-        let (mut context, mut stream) = (std::ptr::null_mut(), std::ptr::null_mut());
+        let mut context = std::ptr::null_mut();
         // SAFETY: handles that outlive the calls; the pool is the device's own and keeps what is freed (no threshold).
         unsafe {
             check("cuDevicePrimaryCtxRetain", sys::cuDevicePrimaryCtxRetain(&mut context, device))?;
@@ -101,19 +116,49 @@ impl Cuda {
             let release = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
             let threshold = (&raw mut threshold).cast();
             check("cuMemPoolSetAttribute", sys::cuMemPoolSetAttribute(pool, release, threshold))?;
-            let apart = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
-            check("cuStreamCreate", sys::cuStreamCreate(&mut stream, apart))?;
         }
-        let (modules, events) = Default::default();
-        Ok(Cuda { name, info, device, context, stream, compiler, blocking: driver::blocking(), modules, events })
+        let (streams, modules, events, graphs, capturing) = Default::default();
+        let blocking = driver::blocking();
+        Ok(Cuda { name, info, device, context, streams, compiler, blocking, capturing, modules, events, graphs })
     }
 
     /// Makes the context current in this thread and gives the queue's stream.
     fn stream(&self, q: Queue) -> Result<CUstream> {
-        ensure!(q.0 == 0, "{}: wanted queue 0, got {}", self.name, q.0);
         // SAFETY: the context lives as long as the device.
         check("cuCtxSetCurrent", unsafe { sys::cuCtxSetCurrent(self.context) })?;
-        Ok(self.stream)
+        let mut streams = lock(&self.streams);
+        let Some(place) = streams.0.get_mut(q.0 as usize) else {
+            return Err(Error::Shape(format!("{}: queue {}, wanted one below {QUEUES}", self.name, q.0)));
+        };
+        if let Some(stream) = place {
+            return Ok(*stream);
+        }
+        let (mut stream, apart) = (std::ptr::null_mut(), sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32);
+        // SAFETY: a handle that outlives the call.
+        check("cuStreamCreate", unsafe { sys::cuStreamCreate(&mut stream, apart) })?;
+        Ok(*place.insert(stream))
+    }
+
+    /// Asks until the answer is no longer "not ready", or the deadline is past.
+    fn poll(&self, what: &str, call: &'static str, ask: impl Fn() -> CUresult) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            match ask() {
+                CUresult::CUDA_SUCCESS => return Ok(()),
+                CUresult::CUDA_ERROR_NOT_READY if start.elapsed() > self.deadline() => {
+                    return Err(Error::Deadline { what: format!("{}: {what}", self.name), seconds: self.deadline().as_secs() });
+                }
+                CUresult::CUDA_ERROR_NOT_READY if start.elapsed() < Duration::from_millis(1) => std::hint::spin_loop(),
+                CUresult::CUDA_ERROR_NOT_READY => std::thread::sleep(Duration::from_micros(50)),
+                code => return Err(failure(call, code)),
+            }
+        }
+    }
+
+    /// Waits for an event that was recorded.
+    fn reach(&self, event: CUevent) -> Result<()> {
+        // SAFETY: the event lives.
+        self.poll("an event", "cuEventQuery", || unsafe { sys::cuEventQuery(event) })
     }
 
     fn out_of_memory(&self, wanted: usize) -> Error {
@@ -127,13 +172,17 @@ impl Cuda {
 
 impl Drop for Cuda {
     fn drop(&mut self) {
-        if self.synchronize(Queue(0)).is_ok() {
+        let used = lock(&self.streams).0;
+        if (0..QUEUES).filter(|q| used[*q].is_some()).all(|q| self.synchronize(Queue(q as u32)).is_ok()) {
+            lock(&self.graphs).clear();
             lock(&self.modules).clear();
         }
         lock(&self.events).clear();
         // SAFETY: handles of this value, given back once. Errors have nowhere to go.
         unsafe {
-            sys::cuStreamDestroy_v2(self.stream);
+            for stream in used.into_iter().flatten() {
+                sys::cuStreamDestroy_v2(stream);
+            }
             sys::cuDevicePrimaryCtxRelease_v2(self.device);
         }
     }
@@ -167,9 +216,25 @@ impl Backend for Cuda {
             unsafe { sys::cuMemFreeAsync(p.0, stream) };
         }
     }
-    /// Plain host memory: the driver stages copies of it, and they wait.
     fn pinned(&self, bytes: usize) -> Result<Pinned> {
-        Ok(Pinned(vec![0; bytes].into_boxed_slice()))
+        self.stream(Queue(0))?;
+        let (mut start, context) = (std::ptr::null_mut(), self.context as usize);
+        // SAFETY: an address that outlives the call; the context is current.
+        match unsafe { sys::cuMemHostAlloc(&mut start, bytes.max(1), 0) } {
+            CUresult::CUDA_SUCCESS => {}
+            CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+                return Err(Error::OutOfMemory { wanted: bytes, what: format!("page-locked memory of {}", self.name) });
+            }
+            code => return Err(failure("cuMemHostAlloc", code)),
+        }
+        // SAFETY: the memory is given back once, after all work of the context. Errors have nowhere to go.
+        let release = move |start: *mut u8| unsafe {
+            sys::cuCtxSetCurrent(context as sys::CUcontext);
+            sys::cuCtxSynchronize();
+            sys::cuMemFreeHost(start.cast());
+        };
+        // SAFETY: the driver's memory of `bytes`, until the release.
+        Ok(unsafe { Pinned::locked(start.cast(), bytes, Box::new(release)) })
     }
     fn htod(&self, q: Queue, dst: Ptr, src: &[u8]) -> Result<()> {
         if src.is_empty() {
@@ -190,8 +255,15 @@ impl Backend for Cuda {
         self.synchronize(q)
     }
     fn dtoh_later(&self, q: Queue, dst: &mut Pinned, src: Ptr, n: usize) -> Result<Event> {
-        let dst = dst.0.get_mut(..n).ok_or_else(|| Error::Shape(format!("dtoh_later: {n} bytes into a smaller pinned block")))?;
-        self.dtoh(q, dst, src)?;
+        let dst = dst
+            .bytes_mut()
+            .get_mut(..n)
+            .ok_or_else(|| Error::Shape(format!("dtoh_later: {n} bytes into a smaller pinned block")))?;
+        if n > 0 {
+            let stream = self.stream(q)?;
+            // SAFETY: `dst` lives until all work of the context is over; callers checked `src`.
+            check("cuMemcpyDtoHAsync", unsafe { sys::cuMemcpyDtoHAsync_v2(dst.as_mut_ptr().cast(), src.0, n, stream) })?;
+        }
         self.record(q)
     }
     fn dtod(&self, q: Queue, dst: Ptr, src: Ptr, n: usize) -> Result<()> {
@@ -220,10 +292,12 @@ impl Backend for Cuda {
         check("cuStreamWaitEvent", unsafe { sys::cuStreamWaitEvent(stream, events.get(e.handle)?, 0) })
     }
     fn elapsed(&self, a: &Event, b: &Event) -> Result<Duration> {
-        self.synchronize(Queue(0))?;
+        self.stream(Queue(0))?;
         let (events, mut ms) = (lock(&self.events), 0f32);
         let (a, b) = (events.get(a.handle)?, events.get(b.handle)?);
-        // SAFETY: both events live and, the queue being empty, have happened.
+        self.reach(a)?;
+        self.reach(b)?;
+        // SAFETY: both events live and have happened.
         check("cuEventElapsedTime", unsafe { sys::cuEventElapsedTime_v2(&mut ms, a, b) })?;
         Ok(Duration::from_secs_f64(f64::from(ms.max(0.0)) / 1e3))
     }
@@ -247,26 +321,28 @@ impl Backend for Cuda {
             }
             let none = std::ptr::null_mut();
             let code = sys::cuLaunchKernel(f.handle, x, y, z, l.block, 1, 1, l.shared, stream, params.as_mut_ptr(), none);
-            check("cuLaunchKernel", code).map_err(|e| named(e, &described(k, l, args)))?;
+            check("cuLaunchKernel", code).map_err(|e| driver::said(e, described(k, l, args)))?;
         }
-        if self.blocking { self.synchronize(q).map_err(|e| named(e, &described(k, l, args))) } else { Ok(()) }
+        if self.blocking && !self.capturing.load(Ordering::Relaxed) {
+            return self.synchronize(q).map_err(|e| driver::said(e, described(k, l, args)));
+        }
+        Ok(())
+    }
+    fn capture(&self, q: Queue, f: &mut dyn FnMut() -> Result<()>) -> Result<Option<Graph>> {
+        let stream = self.stream(q)?;
+        self.capturing.store(true, Ordering::Relaxed);
+        let graph = graphs::capture(stream, f);
+        self.capturing.store(false, Ordering::Relaxed);
+        let graph = graph?;
+        Ok(Some(Graph { handle: lock(&self.graphs).keep(graph) }))
+    }
+    fn replay(&self, q: Queue, g: &Graph) -> Result<()> {
+        let stream = self.stream(q)?;
+        lock(&self.graphs).launch(g.handle, stream)
     }
     fn synchronize(&self, q: Queue) -> Result<()> {
-        let (stream, start) = (self.stream(q)?, Instant::now());
-        loop {
-            // SAFETY: the stream lives.
-            match unsafe { sys::cuStreamQuery(stream) } {
-                CUresult::CUDA_SUCCESS => return Ok(()),
-                CUresult::CUDA_ERROR_NOT_READY if start.elapsed() > self.deadline() => {
-                    return Err(Error::Deadline {
-                        what: format!("{}: its queue", self.name),
-                        seconds: self.deadline().as_secs(),
-                    });
-                }
-                CUresult::CUDA_ERROR_NOT_READY if start.elapsed() < Duration::from_millis(1) => std::hint::spin_loop(),
-                CUresult::CUDA_ERROR_NOT_READY => std::thread::sleep(Duration::from_micros(50)),
-                code => return Err(failure("cuStreamQuery", code)),
-            }
-        }
+        let stream = self.stream(q)?;
+        // SAFETY: the stream lives.
+        self.poll("its queue", "cuStreamQuery", || unsafe { sys::cuStreamQuery(stream) })
     }
 }

@@ -5,7 +5,7 @@ use cudarc::driver::sys::{self, CUresult};
 use std::ffi::CStr;
 
 /// Every function of the driver that this crate calls; a driver without one of them is refused by its name.
-const CALLS: [&str; 34] = [
+const CALLS: [&str; 45] = [
     "cuInit",
     "cuDriverGetVersion",
     "cuDeviceGetCount",
@@ -17,11 +17,14 @@ const CALLS: [&str; 34] = [
     "cuDevicePrimaryCtxRetain",
     "cuDevicePrimaryCtxRelease_v2",
     "cuCtxSetCurrent",
+    "cuCtxSynchronize",
     "cuGetErrorString",
     "cuMemGetInfo_v2",
     "cuMemAllocAsync",
     "cuMemFreeAsync",
     "cuMemPoolSetAttribute",
+    "cuMemHostAlloc",
+    "cuMemFreeHost",
     "cuMemcpyHtoDAsync_v2",
     "cuMemcpyDtoHAsync_v2",
     "cuMemcpyDtoDAsync_v2",
@@ -32,6 +35,7 @@ const CALLS: [&str; 34] = [
     "cuStreamWaitEvent",
     "cuEventCreate",
     "cuEventDestroy_v2",
+    "cuEventQuery",
     "cuEventRecord",
     "cuEventElapsedTime_v2",
     "cuModuleLoadData",
@@ -40,6 +44,13 @@ const CALLS: [&str; 34] = [
     "cuFuncGetParamInfo",
     "cuFuncSetAttribute",
     "cuLaunchKernel",
+    "cuTensorMapEncodeTiled",
+    "cuStreamBeginCapture_v2",
+    "cuStreamEndCapture",
+    "cuGraphInstantiateWithFlags",
+    "cuGraphDestroy",
+    "cuGraphExecDestroy",
+    "cuGraphLaunch",
 ];
 
 /// Checks that the driver is there and has what is called, and initialises it.
@@ -104,4 +115,12 @@ pub fn failure(call: &'static str, code: CUresult) -> Error {
 /// Success, or the call with its code.
 pub fn check(call: &'static str, code: CUresult) -> Result<()> {
     if code == CUresult::CUDA_SUCCESS { Ok(()) } else { Err(failure(call, code)) }
+}
+
+/// The error with more words before the vendor's own.
+pub fn said(e: Error, what: String) -> Error {
+    match e {
+        Error::Device { call, code, text } => Error::Device { call, code, text: format!("{what}: {text}") },
+        other => other,
+    }
 }

@@ -1,48 +1,32 @@
-// A stand-in for NVIDIA's driver: the functions that the runtime calls, on host memory. Work runs when it is queued, in the
-// calling thread, one launch at a time; a fault stays until `emulator_clear`, as in a context of the real driver.
-#include "memory.hpp"
-#include "scheduler.hpp"
-#include <chrono>
-#include <csetjmp>
-#include <csignal>
+// A stand-in for NVIDIA's driver: the functions that the runtime calls, on host memory. Work runs in the thread that queues it or
+// waits for it, one launch at a time; a fault stays until `emulator_clear`, as in a context of the real driver.
+#include "launch.hpp"
+#include "queue.hpp"
 #include <dlfcn.h>
 #include <elf.h>
-#include <memory>
 #include <mutex>
+#include <set>
 #include <unistd.h>
 #define API extern "C" __attribute__((visibility("default"))) int
 
 enum Code {
   OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_INITIALIZED = 3, INVALID_DEVICE = 101, INVALID_IMAGE = 200, INVALID_CONTEXT = 201,
-  NOT_FOUND = 500, ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719
+  NOT_FOUND = 500, NOT_READY = 600, ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719, CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED = 901,
+  CAPTURE_ISOLATION = 905
 };
 
 namespace {
 std::recursive_mutex device;
 Memory memory;
-simt::Scheduler scheduler;
+Launcher launcher(memory);
 int fault = OK;
 std::string fault_text;
 bool initialized = false;
 thread_local bool current = false;
-thread_local simt::Order order = simt::Order::Forward;
-int context_of_the_device, stream_of_the_device, pool_of_the_device;
-
-struct Module {
-  void *library;
-  simt::Runtime **runtime;
-  const simt::Entry *entries;
-  unsigned count;
-  unsigned char *shared, *shared_end;
-};
-struct Function {
-  const Module *module;
-  const simt::Entry *entry;
-};
-struct Event {
-  std::chrono::steady_clock::time_point at;
-  bool recorded = false;
-};
+thread_local Mode mode;
+int context_of_the_device, pool_of_the_device;
+std::set<Queue *> queues;
+std::map<char *, size_t> pinned;
 
 int fail(int code, const std::string &text) {
   fault = code, fault_text = text;
@@ -50,51 +34,24 @@ int fail(int code, const std::string &text) {
   return code;
 }
 
-sigjmp_buf escape;
-volatile uint64_t touched;
-thread_local bool in_kernel = false;
-struct sigaction before[2];
+Queue &queue(void *q) { return *static_cast<Queue *>(q); }
+Event &event(void *e) { return *static_cast<Event *>(e); }
+char *bytes(uint64_t p) { return reinterpret_cast<char *>(p); }
 
-void on_fault(int signal, siginfo_t *info, void *) {
-  if (in_kernel) {
-    touched = reinterpret_cast<uint64_t>(info->si_addr);
-    siglongjmp(escape, 1);
-  }
-  sigaction(signal, &before[signal == SIGBUS], nullptr);  // not a kernel's: the access is repeated and meets its old handler
+// After a fault nothing that was queued happens.
+void put(void *q, Work work) {
+  queue(q).put([work = std::move(work)] { if (!fault) work(); }, mode.lazy_queues);
 }
+void drain() { for (Queue *q : queues) q->drain(); }
 
-void watch() {
-  struct sigaction mine {};
-  mine.sa_sigaction = on_fault, mine.sa_flags = SA_SIGINFO | SA_NODEFER;
-  sigaction(SIGSEGV, &mine, &before[0]), sigaction(SIGBUS, &mine, &before[1]);
-}
-void unwatch() { sigaction(SIGSEGV, &before[0], nullptr), sigaction(SIGBUS, &before[1], nullptr); }
+// Waits and allocations break a capture.
+int refuse(Queue &q) { return q.broken = true, CAPTURE_UNSUPPORTED; }
 
-// One block; whatever its threads touch that is nobody's memory ends it.
-int run(const Function &f, void **args, simt::Index block) {
-  memset(f.module->shared, 0xff, f.module->shared_end - f.module->shared);
-  if (sigsetjmp(escape, 1)) {
-    in_kernel = false;
-    return fail(ILLEGAL_ADDRESS, "illegal address near" + memory.near(touched) + scheduler.place());
-  }
-  in_kernel = true;
-  std::string error = scheduler.run(*f.entry, args, block, order);
-  in_kernel = false;
-  return error.empty() ? OK : fail(LAUNCH_FAILED, error);
-}
-
-// All blocks of a grid, from the first or from the last.
-void run(const Function &f, void **args, simt::Index grid, unsigned threads) {
-  simt::Runtime &r = scheduler.runtime;
-  *f.module->runtime = &r;
-  r.grid = grid, r.block_size = {threads, 1, 1};
-  uint64_t n = uint64_t{grid.x} * grid.y * grid.z;
-  for (uint64_t i = 0; i < n; i++) {
-    uint64_t b = order == simt::Order::Forward ? i : n - 1 - i;
-    if (run(f, args, {unsigned(b % grid.x), unsigned(b / grid.x % grid.y), unsigned(b / grid.x / grid.y)})) return;
-  }
-  std::string error = memory.overrun();
-  if (!error.empty()) fail(LAUNCH_FAILED, error + " [" + f.entry->name + "]");
+bool is_pinned(const void *p, size_t n) {
+  auto above = pinned.upper_bound(static_cast<char *>(const_cast<void *>(p)));
+  if (above == pinned.begin()) return false;
+  auto &[start, length] = *--above;
+  return static_cast<const char *>(p) + n <= start + length;
 }
 }  // namespace
 
@@ -125,6 +82,7 @@ API cuMemPoolSetAttribute(void *, int, void *) { return OK; }
 API cuDevicePrimaryCtxRetain(void **c, int) { *c = &context_of_the_device; return OK; }
 API cuDevicePrimaryCtxRelease_v2(int) { return OK; }
 API cuCtxSetCurrent(void *c) { current = c == &context_of_the_device; return OK; }
+API cuCtxSynchronize() { DEVICE drain(); return fault; }
 API cuGetErrorString(int code, const char **text) {
   std::lock_guard<std::recursive_mutex> one(device);
   *text = code == fault && code != OK ? fault_text.c_str() : "an error of the emulated driver";
@@ -133,46 +91,135 @@ API cuGetErrorString(int code, const char **text) {
 
 // ---- memory
 API cuMemGetInfo_v2(size_t *free, size_t *total) { DEVICE *total = Memory::TOTAL, *free = Memory::TOTAL - memory.used; return OK; }
-API cuMemAllocAsync(uint64_t *p, size_t n, void *) { DEVICE if (!n) return INVALID_VALUE; *p = memory.take(n); return *p ? OK : OUT_OF_MEMORY; }
-API cuMemFreeAsync(uint64_t p, void *) { DEVICE return memory.give(p) ? OK : INVALID_VALUE; }
-API cuMemcpyHtoDAsync_v2(uint64_t d, const void *s, size_t n, void *) {
+API cuMemAllocAsync(uint64_t *p, size_t n, void *q) {
   DEVICE
-  if (!memory.covers(d, n)) return INVALID_VALUE;
-  memcpy(reinterpret_cast<void *>(d), s, n);
+  if (queue(q).capture) return refuse(queue(q));
+  if (!n) return INVALID_VALUE;
+  if (!(*p = memory.take(n))) drain(), *p = memory.take(n);
+  return *p ? OK : OUT_OF_MEMORY;
+}
+API cuMemFreeAsync(uint64_t p, void *q) {
+  DEVICE
+  if (!memory.covers(p, 1)) return INVALID_VALUE;
+  put(q, [=] { memory.give(p); });
   return OK;
 }
-API cuMemcpyDtoHAsync_v2(void *d, uint64_t s, size_t n, void *) {
+API cuMemHostAlloc(void **p, size_t n, unsigned) {
+  DEVICE
+  *p = aligned_alloc(4096, (n + 4095) / 4096 * 4096);
+  if (!*p) return OUT_OF_MEMORY;
+  memset(*p, 0xff, n);
+  pinned[static_cast<char *>(*p)] = n;
+  return OK;
+}
+API cuMemFreeHost(void *p) {
+  std::lock_guard<std::recursive_mutex> one(device);
+  drain();
+  if (!pinned.erase(static_cast<char *>(p))) return INVALID_VALUE;
+  free(p);
+  return OK;
+}
+// The driver has read pageable memory when it returns; pinned memory it reads when the queue comes to it.
+API cuMemcpyHtoDAsync_v2(uint64_t d, const void *s, size_t n, void *q) {
+  DEVICE
+  if (!memory.covers(d, n)) return INVALID_VALUE;
+  if (is_pinned(s, n)) return put(q, [=] { memcpy(bytes(d), s, n); }), OK;
+  if (queue(q).capture) return refuse(queue(q));
+  auto *from = static_cast<const char *>(s);
+  put(q, [d, kept = std::string(from, n)] { memcpy(bytes(d), kept.data(), kept.size()); });
+  return OK;
+}
+// A copy to pageable memory is complete when the call returns.
+API cuMemcpyDtoHAsync_v2(void *d, uint64_t s, size_t n, void *q) {
   DEVICE
   if (!memory.covers(s, n)) return INVALID_VALUE;
-  memcpy(d, reinterpret_cast<void *>(s), n);
-  return OK;
+  bool later = is_pinned(d, n);
+  if (!later && queue(q).capture) return refuse(queue(q));
+  put(q, [=] { memcpy(d, bytes(s), n); });
+  if (!later) queue(q).drain();
+  return fault;
 }
-API cuMemcpyDtoDAsync_v2(uint64_t d, uint64_t s, size_t n, void *) {
+API cuMemcpyDtoDAsync_v2(uint64_t d, uint64_t s, size_t n, void *q) {
   DEVICE
   if (!memory.covers(s, n) || !memory.covers(d, n)) return INVALID_VALUE;
-  memmove(reinterpret_cast<void *>(d), reinterpret_cast<void *>(s), n);
+  put(q, [=] { memmove(bytes(d), bytes(s), n); });
   return OK;
 }
-API cuMemsetD8Async(uint64_t d, unsigned char v, size_t n, void *) {
+API cuMemsetD8Async(uint64_t d, unsigned char v, size_t n, void *q) {
   DEVICE
   if (!memory.covers(d, n)) return INVALID_VALUE;
-  memset(reinterpret_cast<void *>(d), v, n);
+  put(q, [=] { memset(bytes(d), v, n); });
   return OK;
 }
 
-// ---- the stream and events
-API cuStreamCreate(void **s, unsigned) { DEVICE *s = &stream_of_the_device; return OK; }
-API cuStreamDestroy_v2(void *) { return OK; }
-API cuStreamQuery(void *) { DEVICE return OK; }
-API cuStreamWaitEvent(void *, void *e, unsigned) { DEVICE return e ? OK : INVALID_VALUE; }
+// ---- streams and events
+API cuStreamCreate(void **s, unsigned) { DEVICE auto *q = new Queue; queues.insert(q); *s = q; return OK; }
+API cuStreamDestroy_v2(void *q) {
+  std::lock_guard<std::recursive_mutex> one(device);
+  queue(q).drain();
+  queues.erase(static_cast<Queue *>(q));
+  return delete static_cast<Queue *>(q), OK;
+}
+API cuStreamQuery(void *q) {
+  DEVICE
+  if (queue(q).capture) return refuse(queue(q));
+  queue(q).drain();
+  return fault;
+}
+API cuStreamWaitEvent(void *q, void *e, unsigned) {
+  DEVICE
+  Event moment = event(e);
+  if (!moment) return OK;  // never recorded
+  if (bool(queue(q).capture) != moment->captured) return queue(q).broken = true, CAPTURE_ISOLATION;
+  put(q, [=] { moment->reach(); });
+  return OK;
+}
 API cuEventCreate(void **e, unsigned) { DEVICE *e = new Event; return OK; }
 API cuEventDestroy_v2(void *e) { delete static_cast<Event *>(e); return OK; }
-API cuEventRecord(void *e, void *) { DEVICE *static_cast<Event *>(e) = {std::chrono::steady_clock::now(), true}; return OK; }
+API cuEventRecord(void *e, void *q) {
+  DEVICE
+  auto moment = event(e) = std::make_shared<Moment>(Moment{&queue(q), bool(queue(q).capture)});
+  queue(q).put([=] { moment->at = std::chrono::steady_clock::now(), moment->past = true; }, mode.lazy_queues);
+  return OK;
+}
+API cuEventQuery(void *e) {
+  DEVICE
+  Event moment = event(e);
+  if (!moment) return OK;
+  if (moment->captured) return CAPTURE_UNSUPPORTED;
+  moment->reach();
+  return fault ? fault : moment->past ? OK : NOT_READY;
+}
 API cuEventElapsedTime_v2(float *ms, void *a, void *b) {
   DEVICE
-  auto &x = *static_cast<Event *>(a), &y = *static_cast<Event *>(b);
-  if (!x.recorded || !y.recorded) return INVALID_VALUE;
-  *ms = std::chrono::duration<float, std::milli>(y.at - x.at).count();
+  Event x = event(a), y = event(b);
+  if (!x || !y) return INVALID_VALUE;
+  if (!x->past || !y->past) return NOT_READY;
+  *ms = std::chrono::duration<float, std::milli>(y->at - x->at).count();
+  return OK;
+}
+
+// ---- graphs
+API cuStreamBeginCapture_v2(void *q, int) {
+  DEVICE
+  if (queue(q).capture) return INVALID_VALUE;
+  queue(q).capture = std::make_unique<Graph>(), queue(q).broken = false;
+  return OK;
+}
+API cuStreamEndCapture(void *q, void **out) {
+  std::lock_guard<std::recursive_mutex> one(device);
+  if (!queue(q).capture) return INVALID_VALUE;
+  Graph *graph = queue(q).capture.release();
+  *out = nullptr;
+  if (queue(q).broken || fault) return delete graph, fault ? fault : CAPTURE_INVALIDATED;
+  return *out = graph, OK;
+}
+API cuGraphInstantiateWithFlags(void **out, void *graph, unsigned long long) { DEVICE *out = new Graph(*static_cast<Graph *>(graph)); return OK; }
+API cuGraphDestroy(void *graph) { delete static_cast<Graph *>(graph); return OK; }
+API cuGraphExecDestroy(void *graph) { delete static_cast<Graph *>(graph); return OK; }
+API cuGraphLaunch(void *graph, void *q) {
+  DEVICE
+  for (const Work &work : static_cast<Graph *>(graph)->work) put(q, work);
   return OK;
 }
 
@@ -207,21 +254,56 @@ API cuFuncGetParamInfo(void *f, size_t i, size_t *offset, size_t *size) {
   *offset = 0, *size = entry->sizes[i];
   return OK;
 }
-API cuFuncSetAttribute(void *, int, int) { return INVALID_VALUE; }  // no dynamic shared memory yet
-API cuLaunchKernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, void *,
+API cuFuncSetAttribute(void *f, int which, int value) {
+  DEVICE
+  if (which != 8 || value < 0 || unsigned(value) > Function::MOST_DYNAMIC) return INVALID_VALUE;
+  static_cast<Function *>(f)->most_dynamic = value;
+  return OK;
+}
+// As on a device: what goes wrong in a kernel shows at the next call.
+API cuLaunchKernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, void *q,
                    void **args, void **) {
   DEVICE
-  if (!gx || !gy || !gz || !bx || by != 1 || bz != 1 || bx > 1024 || gy > 65535 || gz > 65535 || shared) return INVALID_VALUE;
-  watch();
-  run(*static_cast<Function *>(f), args, {gx, gy, gz}, bx);  // as on a device: what goes wrong in it shows at the next call
-  unwatch();
+  if (!gx || !gy || !gz || !bx || by != 1 || bz != 1 || bx > 1024 || gy > 65535 || gz > 65535) return INVALID_VALUE;
+  auto &function = *static_cast<Function *>(f);
+  if (shared > function.most_dynamic) return INVALID_VALUE;
+  auto launch = std::make_shared<Launch>(function, simt::Index{gx, gy, gz}, bx, shared, mode, args);
+  put(q, [=] {
+    bool illegal = false;
+    std::string error = launcher.run(*launch, illegal);
+    if (!error.empty()) fail(illegal ? ILLEGAL_ADDRESS : LAUNCH_FAILED, error);
+  });
+  return OK;
+}
+
+// The rules of the manual for tiled maps of two or three dimensions without interleaving.
+API cuTensorMapEncodeTiled(void *out, int dtype, unsigned rank, void *base, const uint64_t *extents, const uint64_t *strides,
+                           const unsigned *box, const unsigned *steps, int interleave, int swizzle, int, int) {
+  static const unsigned sizes[] = {1, 2, 4, 4, 8, 8, 2, 4, 8, 2};
+  if (dtype < 0 || dtype > 9 || rank < 2 || rank > 3 || interleave || (swizzle && swizzle != 3)) return INVALID_VALUE;
+  simt::Tensor t{simt::Tensor::MADE_HERE, rank, sizes[dtype], swizzle == 3, reinterpret_cast<uint64_t>(base), {1, 1, 1}, {0, 0}, {1, 1, 1}};
+  if (t.base % 16 || box[0] * t.element % 16 || (t.swizzled && box[0] * t.element > 128)) return INVALID_VALUE;
+  for (unsigned i = 0; i < rank; i++) {
+    if (!extents[i] || extents[i] > 1ull << 32 || !box[i] || box[i] > 256 || steps[i] != 1) return INVALID_VALUE;
+    t.extent[i] = extents[i], t.box[i] = box[i];
+    if (i + 1 < rank && (strides[i] % 16 || strides[i] >= 1ull << 40)) return INVALID_VALUE;
+    if (i + 1 < rank) t.stride[i] = strides[i];
+  }
+  memset(out, 0, 128);
+  memcpy(out, &t, sizeof t);
   return OK;
 }
 
 // ---- for tests
-API emulator_schedule(int which) { order = simt::Order(which); return OK; }
+API emulator_order(int which) { mode.order = simt::Order(which); return OK; }
+API emulator_lazy(int on) { mode.lazy = on; return OK; }
+API emulator_hostile(int on) { mode.hostile = on; return OK; }
+API emulator_lazy_queues(int on) { mode.lazy_queues = on; return OK; }
 API emulator_clear() {
   std::lock_guard<std::recursive_mutex> one(device);
+  drain();
   fault = OK;
   return OK;
 }
+// libcuda.cpp has the twins' types, which ask for a running block; here none runs.
+simt::Runtime *simt_runtime;

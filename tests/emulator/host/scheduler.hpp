@@ -1,9 +1,9 @@
 // One block at a time: a fiber per thread, warp and block rendezvous, three orders of running, a report instead of a hang.
 #pragma once
+#include "fiber.hpp"
 #include "simt.hpp"
+#include <deque>
 #include <string>
-#include <sys/mman.h>
-#include <ucontext.h>
 #include <vector>
 
 namespace simt {
@@ -14,10 +14,18 @@ public:
   Runtime runtime{};
 
   Scheduler() {
-    runtime.barrier = [](const char *where) { self->barrier(where); };
-    runtime.warp = [](unsigned mask, uint64_t value, unsigned arg, Collective f, const char *where) {
-      return self->collective(mask, value, arg, f, where);
-    };
+    runtime.barrier = [](unsigned number, unsigned count, const Place &at) { self->barrier(number, count, at); };
+    runtime.warp = [](unsigned mask, void *operands, Collective f, const Place &at) { self->collective(mask, operands, f, at); };
+    runtime.issue = [](Later kind, std::function<void()> work) { self->issue(kind, std::move(work)); };
+    runtime.commit = [](Later kind) { self->current->groups[kind].emplace_back(std::move(self->current->open[kind])); };
+    runtime.wait = [](Later kind, unsigned keep) { self->wait(kind, keep); };
+    runtime.bulk = [](void *barrier, std::function<void()> work) { self->bulk(barrier, std::move(work)); };
+    runtime.land = [](void *barrier) { self->land(barrier); };
+    runtime.spin = [](const Place &at) { self->spin(at); };
+    runtime.moved = [] { self->idle = 0; };
+    runtime.release = [](void *) {};
+    runtime.acquire = [](void *) {};
+    runtime.fail = [](const char *why, const Place &at) { self->fail(text(at) + ": " + why); };
   }
 
   // Runs a block; the empty string, or what went wrong in it.
@@ -26,18 +34,14 @@ public:
     this->entry = &entry, this->args = args, this->order = order;
     runtime.block = block;
     unsigned n = runtime.block_size.x;
-    threads.resize(n);
+    if (threads.size() < n) threads.resize(n);
+    count = live = n, runnable = idle = 0, error.clear(), spinning.clear(), flying.clear();
     warps.assign((n + 31) / 32, Warp{});
-    arrived = 0, live = n, error.clear();
+    for (Barrier &b : barriers) b = Barrier{};
     for (unsigned i = 0; i < n; i++) start(i);
-    for (Thread *next; live > 0 && error.empty();) {
-      if (!(next = pick())) {
-        error = deadlock();
-        break;
-      }
-      enter(*next);
-      swapcontext(&home, &next->context);
-    }
+    enter(*pick());
+    home.leave_for(current->fiber);
+    if (error.empty() && !flying.empty()) error = "the block ends before a tensor copy that it started";
     return error.empty() ? error : error + place();
   }
 
@@ -48,101 +52,181 @@ public:
 
 private:
   enum class State { Ready, Waiting, Done };
+  using Group = std::vector<std::function<void()>>;
   struct Thread {
-    ucontext_t context;
-    char *stack = nullptr;
+    Fiber fiber;
     unsigned index;
     State state;
-    const char *where;
+    Place where;
+    bool fenced;
+    Group open[LATER];
+    std::deque<Group> groups[LATER];
   };
   struct Warp {
-    unsigned arrived = 0, arg[32];
+    unsigned ready = 0, arrived = 0;
     Collective f = nullptr;
-    const char *where = nullptr;
-    uint64_t in[32], out[32];
+    Place where{};
+    void *operands[32] = {};
   };
-  static constexpr size_t STACK = 64 << 10;
+  struct Barrier {
+    unsigned wanted = 0;
+    std::vector<Thread *> arrived;
+  };
   static inline Scheduler *self = nullptr;
 
   const Entry *entry = nullptr;
   void **args = nullptr;
   Order order = Order::Forward;
-  std::vector<Thread> threads;
+  std::deque<Thread> threads;  // never moved
   std::vector<Warp> warps;
-  unsigned arrived = 0, live = 0;
+  Barrier barriers[16];
+  unsigned count = 0, live = 0, runnable = 0;  // bit w of runnable: warp w has a lane that is ready
+  unsigned idle = 0;                           // vain looks since anything moved
+  std::deque<Thread *> spinning;
+  std::deque<std::pair<void *, std::function<void()>>> flying;
   uint64_t random = 1;
   std::string error;
   Thread *current = nullptr;
-  ucontext_t home;
+  Fiber home;
+
+  static std::string text(const Place &at) { return std::string(at.what) + " in " + at.file + ":" + std::to_string(at.line); }
 
   void start(unsigned i) {
     Thread &t = threads[i];
-    if (!t.stack) t.stack = static_cast<char *>(mmap(nullptr, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-    t.index = i, t.state = State::Ready, t.where = "its start";
-    getcontext(&t.context);
-    t.context.uc_stack.ss_sp = t.stack, t.context.uc_stack.ss_size = STACK, t.context.uc_link = &home;
-    makecontext(&t.context, [] {
+    t.index = i, t.where = {"its start", "", 0}, t.fenced = false;
+    for (unsigned kind = 0; kind < LATER; kind++) t.open[kind].clear(), t.groups[kind].clear();
+    t.fiber.prepare([] {
       self->entry->call(self->args);
-      self->current->state = State::Done, self->live--;
-    }, 0);
+      self->finish();
+    });
+    ready(t);
   }
 
-  void enter(Thread &t) { current = &t, runtime.thread = {t.index, 0, 0}; }
+  void finish() {
+    current->state = State::Done, live--;
+    next();
+  }
+
+  void ready(Thread &t) {
+    t.state = State::Ready;
+    warps[t.index / 32].ready |= 1u << t.index % 32, runnable |= 1u << t.index / 32;
+  }
+
+  void enter(Thread &t) { current = &t, runtime.thread = {t.index, 0, 0}, runtime.fenced = &t.fenced; }
+
+  // Any bit, or the lowest, or the highest.
+  unsigned choose(unsigned bits) {
+    if (order == Order::Forward) return __builtin_ctz(bits);
+    if (order == Order::Reverse) return 31 - __builtin_clz(bits);
+    random = random * 6364136223846793005u + 1442695040888963407u;
+    for (unsigned skip = (random >> 33) % __builtin_popcount(bits); skip > 0; skip--) bits &= bits - 1;
+    return __builtin_ctz(bits);
+  }
 
   // Forward and reverse let the lowest or highest warp run as far as it can, lane by lane: as far apart as warps may drift.
   Thread *pick() {
-    unsigned n = threads.size(), from = 0;
-    if (order == Order::Shuffle) random = random * 6364136223846793005u + 1442695040888963407u, from = (random >> 33) % n;
-    for (unsigned i = 0; i < n; i++) {
-      Thread &t = threads[order == Order::Reverse ? n - 1 - i : (from + i) % n];
-      if (t.state == State::Ready) return &t;
-    }
-    return nullptr;
+    if (!runnable) return look_again();
+    idle = 0;
+    unsigned w = choose(runnable), lane = choose(warps[w].ready);
+    if (!(warps[w].ready &= ~(1u << lane))) runnable &= ~(1u << w);
+    return &threads[w * 32 + lane];
   }
 
-  void park(const char *where) {
-    Thread *me = current;
-    me->state = State::Waiting, me->where = where;
-    swapcontext(&me->context, &home);
+  // Threads that spin run only when no other can, in turn; each gets several looks before it is a deadlock.
+  Thread *look_again() {
+    if (spinning.empty() || idle++ > 4 * count) return nullptr;
+    Thread *t = spinning.front();
+    spinning.pop_front();
+    return t;
+  }
+
+  void spin(const Place &at) {
+    spinning.push_back(current);
+    park(at);
+  }
+
+  void bulk(void *barrier, std::function<void()> work) {
+    if (runtime.lazy) flying.emplace_back(barrier, std::move(work));
+    else work();
+  }
+
+  void land(void *barrier) {
+    for (size_t i = 0; i < flying.size();) {
+      if (flying[i].first != barrier) {
+        i++;
+        continue;
+      }
+      auto work = std::move(flying[i].second);
+      flying.erase(flying.begin() + i);
+      work();
+    }
+  }
+
+  // Leaves the running thread for the next one, or for home if there is none.
+  void next() {
+    Thread *from = current, *to = error.empty() ? pick() : nullptr;
+    if (to == from) return enter(*to);
+    if (to) return enter(*to), from->fiber.leave_for(to->fiber);
+    if (live > 0 && error.empty()) error = deadlock();
+    from->fiber.leave_for(home);
+  }
+
+  void park(const Place &at) {
+    current->state = State::Waiting, current->where = at;
+    next();
   }
 
   void fail(const std::string &text) {
     error = text;
-    swapcontext(&current->context, &home);
+    next();
   }
 
-  void barrier(const char *where) {
-    if (++arrived < threads.size()) return park(where);
-    arrived = 0;
-    for (Thread &t : threads) if (t.state == State::Waiting) t.state = State::Ready;
+  void barrier(unsigned number, unsigned wanted, const Place &at) {
+    Barrier &b = barriers[number];
+    if (!b.arrived.empty() && b.wanted != wanted) fail(text(at) + ": other threads wait for another number of threads");
+    b.wanted = wanted;
+    if (b.arrived.size() + 1 < wanted) return b.arrived.push_back(current), park(at);
+    for (Thread *t : b.arrived) ready(*t);
+    b.arrived.clear();
+    ready(*current), next();
   }
 
-  uint64_t collective(unsigned mask, uint64_t value, unsigned arg, Collective f, const char *where) {
+  void collective(unsigned mask, void *operands, Collective f, const Place &at) {
     unsigned lane = current->index % 32, base = current->index - lane;
     Warp &w = warps[base / 32];
-    unsigned exist = threads.size() - base >= 32 ? ~0u : (1u << (threads.size() - base)) - 1;
-    if (mask != ~0u) fail(std::string(where) + ": only whole warps are emulated");
-    if (w.arrived && w.f != f) fail(std::string("divergent warp: ") + where + " meets " + w.where);
-    if (!w.arrived) for (uint64_t &in : w.in) in = ~uint64_t{0};
-    w.f = f, w.where = where, w.arrived |= 1u << lane, w.in[lane] = value, w.arg[lane] = arg;
-    if (w.arrived != exist) {
-      park(where);
-      return w.out[lane];
-    }
-    for (unsigned l = 0; l < 32; l++) if (!(w.arrived >> l & 1)) w.arg[l] = 0;
-    for (unsigned l = 0; l < 32; l++) w.out[l] = w.in[l];
-    f(w.in, w.out, w.arg);
-    for (unsigned l = 0; l < 32; l++) if ((w.arrived >> l & 1) && l != lane) threads[base + l].state = State::Ready;
+    unsigned exist = count - base >= 32 ? ~0u : (1u << (count - base)) - 1;
+    if (mask != ~0u) fail(text(at) + ": only whole warps are emulated");
+    if (w.arrived && (w.f != f || w.where.line != at.line || strcmp(w.where.file, at.file))) fail(divergent(w, lane, at));
+    w.f = f, w.where = at, w.operands[lane] = operands, w.arrived |= 1u << lane;
+    if (w.arrived != exist) return park(at);
     w.arrived = 0;
-    return w.out[lane];
+    f(w.operands);
+    for (unsigned l = 0; l < 32; l++) if ((exist >> l & 1) && l != lane) ready(threads[base + l]);
+  }
+
+  static std::string divergent(const Warp &w, unsigned lane, const Place &at) {
+    char lanes[16];
+    snprintf(lanes, sizeof lanes, "0x%08x", w.arrived);
+    return "divergent warp collective: " + text(at) + " of lane " + std::to_string(lane) + " vs " + text(w.where) + " of lanes " + lanes;
+  }
+
+  void issue(Later kind, std::function<void()> work) {
+    if (runtime.lazy) current->open[kind].push_back(std::move(work));
+    else work();
+  }
+
+  void wait(Later kind, unsigned keep) {
+    auto &groups = current->groups[kind];
+    for (; groups.size() > keep; groups.pop_front())
+      for (auto &work : groups.front()) work();
   }
 
   std::string deadlock() const {
-    std::string text = "deadlock: ";
+    std::string all = "deadlock: ";
     unsigned shown = 0;
-    for (const Thread &t : threads)
-      if (t.state == State::Waiting && shown++ < 3) text += "thread " + std::to_string(t.index) + " waits at " + t.where + "; ";
-    return text + std::to_string(threads.size() - live) + " of " + std::to_string(threads.size()) + " threads are done";
+    for (unsigned i = 0; i < count; i++)
+      if (threads[i].state == State::Waiting && shown++ < 3) all += "thread " + std::to_string(i) + " waits at " + text(threads[i].where) + "; ";
+    return all + std::to_string(count - live) + " of " + std::to_string(count) + " threads are done";
   }
 };
 }  // namespace simt

@@ -51,7 +51,25 @@ impl Cuda {
     /// Chooses the order in which launches of this thread run from now on.
     pub fn order(&self, order: Order) {
         // SAFETY: the stand-in's own declaration.
-        unsafe { (self.call("emulator_schedule"))(order as i32) };
+        unsafe { (self.call("emulator_order"))(order as i32) };
+    }
+
+    /// Whether, in launches of this thread, asynchronous copies and products complete as late as their waits allow, or at once.
+    pub fn lazy(&self, on: bool) {
+        // SAFETY: the stand-in's own declaration.
+        unsafe { (self.call("emulator_lazy"))(on.into()) };
+    }
+
+    /// Whether, in launches of this thread, tensor cores add in another order than the law's.
+    pub fn hostile(&self, on: bool) {
+        // SAFETY: the stand-in's own declaration.
+        unsafe { (self.call("emulator_hostile"))(on.into()) };
+    }
+
+    /// Whether what this thread queues from now on runs when somebody waits for it, or at once.
+    pub fn lazy_queues(&self, on: bool) {
+        // SAFETY: the stand-in's own declaration.
+        unsafe { (self.call("emulator_lazy_queues"))(on.into()) };
     }
 
     /// Forgets a fault, which otherwise answers every later call.
@@ -61,7 +79,7 @@ impl Cuda {
     }
 
     fn call(&self, name: &str) -> libloading::Symbol<'_, unsafe extern "C" fn(i32) -> i32> {
-        // SAFETY: both functions have this type, or take nothing.
+        // SAFETY: all of these functions have this type, or take nothing.
         unsafe { self.driver.get(name) }.expect("the stand-in has its own functions")
     }
 }
