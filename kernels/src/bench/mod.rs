@@ -108,6 +108,19 @@ mod tests {
     }
 
     #[test]
+    fn on_cuda_passes_are_replayed_from_a_graph() -> Result<()> {
+        let Some(cuda) = emulator::cuda() else { return Ok(()) };
+        let x = cuda.stream.upload(&[0.5f32; 8])?;
+        let call = move |s: &Stream| {
+            let (y, gate_up) = (x.view().slice(0..2)?, x.view().slice(4..8)?);
+            crate::swiglu::forward(s, y, gate_up, 2)
+        };
+        let timing = rotate(&cuda.stream, &[Box::new(call)], false)?;
+        assert!(timing.graph && timing.passes >= PASSES && timing.median > 0.0, "{timing:?}");
+        Ok(())
+    }
+
+    #[test]
     fn every_work_runs_and_its_sets_exceed_the_caches() -> Result<()> {
         let s = crate::check::stream();
         let mut rooms = std::collections::BTreeSet::new();

@@ -8,6 +8,9 @@ use runtime::{Buffer, DType, Result, Stream, View};
 /// A prepared call; it owns its operands.
 pub type Call = Box<dyn Fn(&Stream) -> Result<()>>;
 
+/// Makes a call.
+type Prepare = Box<dyn Fn(&Stream) -> Result<Call>>;
+
 /// One call at one size.
 pub struct Work {
     /// The room.
@@ -21,7 +24,7 @@ pub struct Work {
     /// The call waits for the device.
     pub waits: bool,
     /// Makes the call with operands of its own.
-    pub prepare: Box<dyn Fn(&Stream) -> Result<Call>>,
+    pub prepare: Prepare,
 }
 
 impl Work {
