@@ -130,7 +130,7 @@ fn on_cuda_a_damaged_cache_is_made_again_and_one_that_cannot_be_written_is_named
     }
     std::fs::write(file, [&whole[..], b"more"].concat()).unwrap();
     module(&folder.0)?;
-    assert_eq!(entries(&folder.0), [file.clone()], "temporary files are left");
+    assert_eq!(entries(&folder.0), std::slice::from_ref(file), "temporary files are left");
     for unfit in [file.join("kernels"), PathBuf::from("/proc/nowhere/kernels")] {
         let text = module(&unfit).unwrap_err().to_string();
         let said = text.starts_with(&format!("{}: cannot create: ", unfit.display()));
