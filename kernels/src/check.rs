@@ -1,24 +1,9 @@
 //! What the tests of the rooms share: inputs, streams, limits, and the golden files of `PLE_SHARED`.
 
-use crate::sample::{Tag, key, philox};
+pub use crate::selftest::inputs::{below, normal};
 use half::bf16;
 use runtime::{Buffer, DType, Isa, Result, Stream, View};
 use std::path::PathBuf;
-
-/// Standard normal values, a function of the seed.
-pub fn normal(seed: u64, n: usize) -> Vec<f32> {
-    let uniform = |x: u32| (x as f64 + 0.5) / 2f64.powi(32);
-    let value = |i: usize| {
-        let x = philox(key(seed, Tag::Init), [i as u32, 0, 0, 0]);
-        (-2.0 * uniform(x[0]).ln()).sqrt() * (std::f64::consts::TAU * uniform(x[1])).cos()
-    };
-    (0..n).map(|i| value(i) as f32).collect()
-}
-
-/// Integers below `limit`, a function of the seed.
-pub fn below(seed: u64, n: usize, limit: u32) -> Vec<u32> {
-    (0..n).map(|i| philox(key(seed, Tag::Shuffle), [i as u32, 0, 0, 0])[0] % limit).collect()
-}
 
 /// Every instruction set with 1, 2 and 4 threads; the first is the law.
 pub fn streams() -> Vec<Stream> {

@@ -7,6 +7,7 @@
 pub mod cpu;
 pub mod adamw;
 pub mod attention;
+pub mod bench;
 pub mod conformance;
 pub mod cuda;
 pub mod decode_attention;
@@ -20,6 +21,7 @@ pub mod rms_norm;
 pub mod rope;
 pub mod sample;
 pub mod score;
+pub mod selftest;
 pub mod swiglu;
 pub mod weight;
 

@@ -18,6 +18,7 @@ pub mod logprob;
 pub mod method;
 pub mod open;
 pub mod optim;
+pub mod origin;
 pub mod pack;
 pub mod principle;
 pub mod progress;

@@ -60,6 +60,8 @@ fn run(argv: &[String]) -> Result<ExitCode, Error> {
         Command::Demo => command::demo::run(&c),
         Command::Rerun => command::rerun::run(&c),
         Command::Diff => return command::diff::run(&c).map(|same| if same { done(()) } else { ExitCode::FAILURE }),
+        Command::Bench => command::bench::run(&c),
+        Command::Selftest => return command::selftest::run(&c).map(|right| if right { done(()) } else { ExitCode::FAILURE }),
         Command::Doctor | Command::Config | Command::Completions => Ok(()),
     }
     .map(done)

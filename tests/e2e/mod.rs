@@ -10,6 +10,7 @@ mod generates;
 #[cfg(target_os = "linux")]
 mod interposed;
 mod journals;
+mod kernels;
 mod program;
 mod refused;
 mod report;

@@ -19,6 +19,7 @@ use crate::cuda::{elements, kernel, operand, size};
 use runtime::{Arg, DType::F32, Error, Kernel, Ptr, Result, Stream, View, disjoint, ensure};
 use std::ops::Range;
 
+mod cases;
 mod cpu;
 mod norm;
 #[cfg(test)]
@@ -27,6 +28,7 @@ mod strips;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use cases::cases;
 pub use norm::Norm;
 pub use strips::{Side, Strips, Target};
 

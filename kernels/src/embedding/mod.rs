@@ -14,11 +14,14 @@ use crate::weight::{self, Layout, Weight};
 use half::{bf16, f16};
 use runtime::{Arg, DType, DType::F32, DType::U32, Error, Kernel, Launch, Result, Stream, View, disjoint, ensure};
 
+mod cases;
 mod cpu;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use cases::cases;
 
 pub(crate) const KERNELS: [Kernel; 2] =
     [kernel!("embedding_forward", "embedding.cu"), kernel!("embedding_backward", "embedding.cu")];

@@ -18,11 +18,14 @@
 use crate::cuda::{blocks, elements, kernel, operand, optional, size, stored, variant};
 use runtime::{Arg, DType::F32, DType::U32, Kernel, Launch, Result, Stream, View, disjoint, ensure};
 
+mod cases;
 mod cpu;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use cases::cases;
 
 pub(crate) const KERNELS: [Kernel; 4] = [
     kernel!("rms_norm_forward", "rms_norm.cu"),

@@ -13,6 +13,7 @@
 use crate::cuda::{elements, kernel, operand, size, stored, variant};
 use runtime::{Arg, DType::F32, DType::U32, Kernel, Launch, Result, Stream, View, disjoint, ensure};
 
+mod cases;
 mod cpu;
 #[cfg(test)]
 mod reference;
@@ -60,6 +61,8 @@ pub fn table(positions: usize, d: usize, theta: f64, scaling: Option<&Scaling>) 
     let angles = (0..positions).flat_map(|p| frequencies.iter().map(move |f| p as f64 * f));
     angles.flat_map(|a| [a.cos() as f32, a.sin() as f32]).collect()
 }
+
+pub(crate) use cases::cases;
 
 pub(crate) const KERNELS: [Kernel; 1] = [kernel!("rope_rotate", "rope.cu")];
 

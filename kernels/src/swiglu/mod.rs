@@ -11,11 +11,14 @@
 use crate::cuda::{elements, kernel, operand, size, stored, variant};
 use runtime::{Arg, Kernel, Launch, Result, Stream, View, disjoint, ensure};
 
+mod cases;
 mod cpu;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use cases::cases;
 
 /// The room on a CUDA device: the same operations, one thread per element, the same bits as on the CPU.
 pub(crate) const KERNELS: [Kernel; 2] = [kernel!("swiglu_forward", "swiglu.cu"), kernel!("swiglu_backward", "swiglu.cu")];

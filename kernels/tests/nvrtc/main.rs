@@ -76,8 +76,10 @@ fn on_cuda_every_kernel_compiles_and_keeps_its_budget() {
         }
         let stale = budgets.keys().filter(|of| of[2] == arch && !used.contains_key(*of));
         wrong.extend(stale.map(|of| format!("budgets.txt: {}: no such kernel", of.join(" "))));
-        let most = used.values().map(|usage| usage.registers).max().unwrap_or_default();
-        println!("{arch}: {} kernels by NVRTC {}, none spills, at most {most} registers", used.len(), compiler.version());
+        let most = |of: fn(&Usage) -> u32| used.values().map(of).max().unwrap_or_default();
+        let (registers, stack) = (most(|usage| usage.registers), most(|usage| usage.stack));
+        let (count, version) = (used.len(), compiler.version());
+        println!("{arch}: {count} kernels by NVRTC {version}, at most {registers} registers and {stack} bytes of stack");
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

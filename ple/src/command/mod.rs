@@ -1,5 +1,6 @@
 //! One file per command: settings to a finished run.
 
+pub mod bench;
 pub mod completions;
 pub mod config;
 pub mod demo;
@@ -12,6 +13,7 @@ pub mod report;
 pub mod rerun;
 pub mod resume;
 pub mod score;
+pub mod selftest;
 pub mod sft;
 pub mod train;
 

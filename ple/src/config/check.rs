@@ -39,7 +39,7 @@ pub fn check(c: &Config) -> Result<()> {
         Command::Rerun => ensure(c.runs.len() == 1, "runs", "the folder of one run", c.runs.len())
             .and_then(|()| ensure(c.output_dir.is_some(), "output_dir", "the folder to write", "nothing")),
         Command::Diff => ensure(c.runs.len() == 2, "runs", "the folders of two runs", c.runs.len()),
-        Command::Demo | Command::Doctor | Command::Config | Command::Completions => Ok(()),
+        Command::Demo | Command::Selftest | Command::Bench | Command::Doctor | Command::Config | Command::Completions => Ok(()),
     }
 }
 

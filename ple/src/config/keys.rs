@@ -27,6 +27,10 @@ const DOCTOR: u32 = Command::Doctor.bit();
 const ROWS: u32 = SFT | PREFER | DPO;
 /// Commands that train on answers of their own.
 const LOOP: u32 = TRAIN | RAFT | RLOO | GRPO;
+const SELFTEST: u32 = Command::Selftest.bit();
+const BENCH: u32 = Command::Bench.bit();
+/// Commands that try kernels.
+const TRY: u32 = SELFTEST | BENCH;
 /// Commands that train.
 const FIT: u32 = ROWS | LOOP;
 /// Commands that sample.
@@ -37,7 +41,7 @@ const REWARD: u32 = LOOP | SCORE | EVAL;
 const MAP: u32 = GENERATE | SCORE | LOGPROB;
 /// Commands that load a model.
 const RUN: u32 = FIT | MAP | EVAL;
-const ALL: u32 = RUN | REPORT | DIFF | RERUN | DEMO | DOCTOR;
+const ALL: u32 = RUN | REPORT | DIFF | RERUN | DEMO | DOCTOR | TRY;
 
 keys! {
     /// Folder of the base model: config.json, weights, tokenizer.
@@ -113,7 +117,7 @@ keys! {
     /// Gradients are scaled down to this norm; 0 is off.
     max_grad_norm: f64 = 1.0, FIT;
     /// Of every random number.
-    seed: u64 = 42, FIT | GENERATE | EVAL | DEMO;
+    seed: u64 = 42, FIT | GENERATE | EVAL | DEMO | SELFTEST;
     /// Steps between lines of the log.
     logging_steps: u32 = 1, ROWS;
     /// Steps between evaluations on eval_dataset_name; 0 is only at the ends (train: above 0, after each iteration too).
@@ -264,6 +268,17 @@ keys! {
 
     /// Ours: a third of the demo.
     quick: bool = false, DEMO;
+
+    /// Ours: rooms of kernels to try; all if unset.
+    rooms: Vec<String> = Vec::new(), TRY;
+    /// Ours: a file for the results, as JSON (bench: JSON lines, added to what is there).
+    json: Option<PathBuf> = None, TRY;
+    /// Ours: dump what each instruction wrapper does on the device, raw, into `out`, and test nothing.
+    conformance: bool = false, SELFTEST;
+    /// Ours: the file of that dump.
+    out: Option<PathBuf> = None, SELFTEST;
+    /// Ours: files of results to print as one table; nothing is measured.
+    merge: Vec<PathBuf> = Vec::new(), BENCH;
 
     /// auto, cpu, cuda or cuda:0, ascend or ascend:0.
     device: String = "auto".into(), ALL;

@@ -64,6 +64,10 @@ pub enum Command {
     Rerun,
     /// The whole way on a small model made on the spot.
     Demo,
+    /// Every room's kernels against the CPU.
+    Selftest,
+    /// Speed of the kernels.
+    Bench,
     /// What this machine has.
     Doctor,
     /// Settings themselves: shown, checked, translated.
@@ -74,7 +78,7 @@ pub enum Command {
 
 impl Command {
     /// All of them.
-    pub const ALL: [Command; 18] = [
+    pub const ALL: [Command; 20] = [
         Command::Train,
         Command::Sft,
         Command::Reward,
@@ -90,6 +94,8 @@ impl Command {
         Command::Diff,
         Command::Rerun,
         Command::Demo,
+        Command::Selftest,
+        Command::Bench,
         Command::Doctor,
         Command::Config,
         Command::Completions,
@@ -113,6 +119,8 @@ impl Command {
             Command::Diff => "diff",
             Command::Rerun => "rerun",
             Command::Demo => "demo",
+            Command::Selftest => "selftest",
+            Command::Bench => "bench",
             Command::Doctor => "doctor",
             Command::Config => "config",
             Command::Completions => "completions",
@@ -137,6 +145,8 @@ impl Command {
             Command::Diff => "the first difference between two runs: ple diff RUN_A RUN_B (exit code 1 if there is one)",
             Command::Rerun => "a run once more, as its run.json says: ple rerun RUN --output_dir NEW",
             Command::Demo => "the whole way on a small model made on the spot, without downloads",
+            Command::Selftest => "the kernels of a device against the CPU, room by room (exit code 1 if one is wrong)",
+            Command::Bench => "speed of the kernels on a device, as JSON lines; --merge FILE... makes a table of them",
             Command::Doctor => "what this machine has",
             Command::Config => "settings: ple config show | check FILE... | from-trl FILE",
             Command::Completions => "for a shell: ple completions bash | zsh | fish",

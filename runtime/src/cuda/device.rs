@@ -6,12 +6,13 @@ use super::events::Events;
 use super::graphs::{self, Graphs};
 use super::launch::described;
 use super::library::{Library, WORKSPACE};
-use super::modules::{Modules, named};
+use super::modules::Modules;
 use crate::{Arg, Backend, DeviceInfo, Error, Event, Gemm, Gemmed, Graph, Kernel, Launch, Pinned, Pool, Ptr, Queue, Result};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUevent, CUresult, CUstream};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ffi::CStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -36,8 +37,10 @@ pub struct Cuda {
     context: sys::CUcontext,
     streams: Mutex<Streams>,
     compiler: Compiler,
-    /// Launches are waited for.
+    /// Launches are waited for, where they run at once.
     blocking: bool,
+    /// Launches are being recorded.
+    capturing: AtomicBool,
     modules: Mutex<Modules>,
     events: Mutex<Events>,
     graphs: Mutex<Graphs>,
@@ -120,8 +123,8 @@ impl Cuda {
             check("cuMemPoolSetAttribute", sys::cuMemPoolSetAttribute(pool, release, threshold))?;
         }
         let (streams, modules, events, graphs, libraries) = Default::default();
-        let blocking = driver::blocking();
-        Ok(Cuda { name, info, device, context, streams, compiler, blocking, modules, events, graphs, libraries })
+        let (blocking, capturing) = (driver::blocking(), AtomicBool::default());
+        Ok(Cuda { name, info, device, context, streams, compiler, blocking, capturing, modules, events, graphs, libraries })
     }
 
     /// Makes the context current in this thread and gives the queue's stream.
@@ -324,9 +327,12 @@ impl Backend for Cuda {
             }
             let none = std::ptr::null_mut();
             let code = sys::cuLaunchKernel(f.handle, x, y, z, l.block, 1, 1, l.shared, stream, params.as_mut_ptr(), none);
-            check("cuLaunchKernel", code).map_err(|e| named(e, &described(k, l, args)))?;
+            check("cuLaunchKernel", code).map_err(|e| driver::said(e, described(k, l, args)))?;
         }
-        if self.blocking { self.synchronize(q).map_err(|e| named(e, &described(k, l, args))) } else { Ok(()) }
+        if self.blocking && !self.capturing.load(Ordering::Relaxed) {
+            return self.synchronize(q).map_err(|e| driver::said(e, described(k, l, args)));
+        }
+        Ok(())
     }
     unsafe fn gemm(&self, q: Queue, g: &Gemm) -> Result<Gemmed> {
         let stream = self.stream(q)?;
@@ -344,7 +350,11 @@ impl Backend for Cuda {
         Ok(if taken { Gemmed::Done } else { Gemmed::Unsupported })
     }
     fn capture(&self, q: Queue, f: &mut dyn FnMut() -> Result<()>) -> Result<Option<Graph>> {
-        let graph = graphs::capture(self.stream(q)?, f)?;
+        let stream = self.stream(q)?;
+        self.capturing.store(true, Ordering::Relaxed);
+        let graph = graphs::capture(stream, f);
+        self.capturing.store(false, Ordering::Relaxed);
+        let graph = graph?;
         Ok(Some(Graph { handle: lock(&self.graphs).keep(graph) }))
     }
     fn replay(&self, q: Queue, g: &Graph) -> Result<()> {

@@ -1,7 +1,7 @@
 //! Kernels by name and variant: compiled or read from the cache at first use, their parameters known from then on.
 
 use super::compiler::Compiler;
-use super::driver::check;
+use super::driver::{check, said};
 use super::tensor_map;
 use crate::{Arg, Defines, Error, Kernel, Result, ensure};
 use cudarc::driver::sys::{self, CUfunction, CUmodule, CUresult};
@@ -71,12 +71,12 @@ impl Modules {
             Some(module) => *module,
             None => {
                 let image = compiler.module(k, defines)?;
-                let module = load(&image).map_err(|e| named(e, &format!("{} for {}", k.name, compiler.target())))?;
+                let module = load(&image).map_err(|e| said(e, format!("{} for {}", k.name, compiler.target())))?;
                 self.modules.insert((source, defines.clone()), module);
                 module
             }
         };
-        let function = find(module, k.name).map_err(|e| named(e, k.name))?;
+        let function = find(module, k.name).map_err(|e| said(e, k.name.to_string()))?;
         self.functions.insert(key, function.clone());
         Ok(function)
     }
@@ -88,14 +88,6 @@ impl Modules {
             // SAFETY: loaded by cuModuleLoadData, unloaded once, its functions forgotten.
             unsafe { sys::cuModuleUnload(module) };
         }
-    }
-}
-
-/// The vendor's error with what it was about.
-pub fn named(e: Error, what: &str) -> Error {
-    match e {
-        Error::Device { call, code, text } => Error::Device { call, code, text: format!("{what}: {text}") },
-        other => other,
     }
 }
 

@@ -4,7 +4,7 @@ use ple_emulator as emulator;
 
 use emulator::{Cuda, Order, Sanitizer};
 use runtime::cuda::Compiler;
-use runtime::{Arg, Defines, Error, Kernel, Launch, Result, TensorMap};
+use runtime::{Arg, Buffer, Defines, Error, Kernel, Launch, Result, TensorMap};
 use std::path::{Path, PathBuf};
 
 const SOURCE: &str = concat!(
@@ -34,13 +34,18 @@ fn run_with(cuda: &Cuda, name: &'static str, block: u32, shared: u32, rest: &[Ar
     y.to_vec()
 }
 
-/// Writes element `at` of an x `[20]`.
-fn write(cuda: &Cuda, at: u32) -> Result<Vec<f32>> {
-    let x = cuda.stream.upload(&[0f32; 20])?;
+/// Queues a write of element `at` of x.
+fn write_to(cuda: &Cuda, x: &Buffer<f32>, at: u32) -> Result<()> {
     let kernel = Kernel { name: "beyond", cuda: SOURCE, ascend: "" };
     let launch = Launch { grid: [1; 3], block: 1, ..Launch::default() };
     // SAFETY: the kernel's arguments; what lies beyond x is the emulated device's to notice.
-    unsafe { cuda.stream.launch(&kernel, &launch, &[Arg::Ptr(x.view().ptr()), Arg::U32(at)])? };
+    unsafe { cuda.stream.launch(&kernel, &launch, &[Arg::Ptr(x.view().ptr()), Arg::U32(at)]) }
+}
+
+/// Writes element `at` of an x `[20]`.
+fn write(cuda: &Cuda, at: u32) -> Result<Vec<f32>> {
+    let x = cuda.stream.upload(&[0f32; 20])?;
+    write_to(cuda, &x, at)?;
     x.to_vec()
 }
 
@@ -87,14 +92,13 @@ fn on_cuda_a_fault_is_told_with_its_launch_where_launches_are_waited_for() -> Re
     let Some(cuda) = emulator::cuda() else { return Ok(()) };
     let _turn = TURN.lock();
     let x = cuda.stream.upload(&[0f32; 20])?;
-    let kernel = Kernel { name: "beyond", cuda: SOURCE, ascend: "" };
-    let launch = Launch { grid: [1; 3], block: 1, ..Launch::default() };
-    let args = [Arg::Ptr(x.view().ptr()), Arg::U32(1024)];
-    // SAFETY: the kernel's arguments; what lies beyond x is the emulated device's to notice.
-    let launched = unsafe { cuda.stream.launch(&kernel, &launch, &args) };
+    let launched = write_to(cuda, &x, 1024);
     if std::env::var_os("PLE_LAUNCH_BLOCKING").is_some() {
         let named = format!("beyond grid [1, 1, 1] block 1 shared 0 (x {:#x}, at 1024): illegal address", x.view().ptr().0);
         fails(cuda, launched, 700, &[&named]);
+        let mut harmless = || write_to(cuda, &x, 3);
+        let graph = cuda.stream.backend().capture(cuda.stream.queue(), &mut harmless)?;
+        assert!(graph.is_some(), "launches that are recorded are not waited for");
     } else {
         launched?;
         fails(cuda, x.to_vec(), 700, &["illegal address", "under PLE_LAUNCH_BLOCKING=1 its kernel is named"]);

@@ -1,0 +1,201 @@
+//! The calls that are measured: every room at the sizes of an 8B and a 0.5B model on accelerators, of a 15M one on the CPU.
+
+use crate::linear::{self, Lora, Part};
+use crate::panels::{Panels, packed_len};
+use crate::weight::Layout;
+use crate::{adamw, attention, embedding, logprob, rms_norm, rope, swiglu};
+use runtime::{Buffer, DType, Result, Stream, View};
+
+/// A prepared call; it owns its operands.
+pub type Call = Box<dyn Fn(&Stream) -> Result<()>>;
+
+/// Makes a call.
+type Prepare = Box<dyn Fn(&Stream) -> Result<Call>>;
+
+/// One call at one size.
+pub struct Work {
+    /// The room.
+    pub room: &'static str,
+    /// The function and its size.
+    pub name: String,
+    /// Of one call.
+    pub flops: f64,
+    /// That one call must read and write.
+    pub bytes: f64,
+    /// The call waits for the device.
+    pub waits: bool,
+    /// Makes the call with operands of its own.
+    pub prepare: Prepare,
+}
+
+impl Work {
+    fn new(
+        room: &'static str,
+        name: String,
+        [flops, bytes]: [f64; 2],
+        prepare: impl Fn(&Stream) -> Result<Call> + 'static,
+    ) -> Work {
+        Work { room, name, flops, bytes, waits: false, prepare: Box::new(prepare) }
+    }
+}
+
+/// Sizes of one model: rows of a batch, hidden, feed-forward, query heads, key heads, head dim, vocabulary.
+#[derive(Clone, Copy)]
+struct Shape {
+    rows: usize,
+    c: usize,
+    f: usize,
+    h: usize,
+    k: usize,
+    d: usize,
+    v: usize,
+}
+
+const LARGE: [Shape; 2] = [
+    Shape { rows: 16_384, c: 4096, f: 14_336, h: 32, k: 8, d: 128, v: 128_256 },
+    Shape { rows: 16_384, c: 896, f: 4864, h: 14, k: 2, d: 64, v: 151_936 },
+];
+const SMALL: [Shape; 1] = [Shape { rows: 2048, c: 288, f: 768, h: 6, k: 6, d: 48, v: 32_000 }];
+
+/// Everything that is measured on this device. A room without a kernel there says so when it is called.
+pub fn works(s: &Stream) -> Vec<Work> {
+    let shapes: &[Shape] = if s.host().is_some() { &SMALL } else { &LARGE };
+    let of = |shape: &Shape| [elementwise(*shape), products(*shape)].into_iter().flatten().collect::<Vec<_>>();
+    shapes.iter().flat_map(of).chain(optimizer()).collect()
+}
+
+/// Uniform in [−1, 1), repeatable.
+pub fn noise(n: usize, seed: u32) -> Vec<f32> {
+    let mut x = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
+    let mut step = || {
+        x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (x >> 8) as f32 / 8_388_608.0 - 1.0
+    };
+    (0..n).map(|_| step()).collect()
+}
+
+fn up(s: &Stream, n: usize, seed: u32) -> Result<Buffer<f32>> {
+    s.upload(&noise(n, seed))
+}
+
+fn ids(s: &Stream, n: usize, limit: usize) -> Result<Buffer<u32>> {
+    s.upload(&(0..n).map(|i| (i * 7919 % limit) as u32).collect::<Vec<_>>())
+}
+
+/// Norm, rotation, activation, embedding: bound by memory.
+fn elementwise(Shape { rows: n, c, f, h, k, d, v }: Shape) -> Vec<Work> {
+    let (nc, nf, nr) = ((n * c) as f64, (n * f) as f64, (n * (h + k) * d) as f64);
+    let norm = move |s: &Stream| -> Result<Call> {
+        let (x, delta, w) = (up(s, n * c, 1)?, up(s, n * c, 2)?, up(s, c, 3)?);
+        let (y, sum, rstd) = (s.zeros::<f32>(n * c)?, s.zeros::<f32>(n * c)?, s.zeros::<f32>(n)?);
+        Ok(Box::new(move |s| {
+            let (y, rstd, sum) = (y.view(), rstd.view(), sum.view());
+            rms_norm::forward(s, y, rstd, sum, x.view(), Some(delta.view()), w.view(), 1e-5, 0.0)
+        }))
+    };
+    let norm_back = move |s: &Stream| -> Result<Call> {
+        let (x, dy, w, rstd) = (up(s, n * c, 1)?, up(s, n * c, 2)?, up(s, c, 3)?, up(s, n, 4)?);
+        let dx = s.zeros::<f32>(n * c)?;
+        Ok(Box::new(move |s| rms_norm::backward(s, dx.view(), dy.view(), x.view(), rstd.view(), w.view(), None, 0.0)))
+    };
+    let turn = move |s: &Stream| -> Result<Call> {
+        let stride = (h + 2 * k) * d;
+        let (x, pos, table) = (up(s, n * stride, 1)?, ids(s, n, 2048)?, s.upload(&rope::table(2048, d, 1e4, None))?);
+        Ok(Box::new(move |s| rope::forward(s, x.view(), pos.view(), table.view(), h + k, d, stride)))
+    };
+    let act = move |s: &Stream| -> Result<Call> {
+        let (x, y) = (up(s, 2 * n * f, 1)?, s.zeros::<f32>(n * f)?);
+        Ok(Box::new(move |s| swiglu::forward(s, y.view(), x.view(), f)))
+    };
+    let act_back = move |s: &Stream| -> Result<Call> {
+        let (x, dy, dx) = (up(s, 2 * n * f, 1)?, up(s, n * f, 2)?, s.zeros::<f32>(2 * n * f)?);
+        Ok(Box::new(move |s| swiglu::backward(s, dx.view(), dy.view(), x.view(), f)))
+    };
+    let look_up = move |s: &Stream| -> Result<Call> {
+        let (x, tokens, table) = (s.zeros::<f32>(n * c)?, ids(s, n, v)?, s.zeros::<f32>(Layout::of(s, &[]).len(&[v], c))?);
+        Ok(Box::new(move |s| {
+            let laid = Layout::of(s, &[]).weight(table.view(), &[v], c, 0)?;
+            embedding::forward(s, x.view(), tokens.view(), laid, 1.0)
+        }))
+    };
+    vec![
+        Work::new("rms_norm", format!("forward + residual f32 {n}x{c}"), [5.0 * nc, 16.0 * nc], norm),
+        Work::new("rms_norm", format!("backward f32 {n}x{c}"), [9.0 * nc, 12.0 * nc], norm_back),
+        Work::new("rope", format!("forward f32 {n}x{}x{d}", h + k), [3.0 * nr, 8.0 * nr], turn),
+        Work::new("swiglu", format!("forward f32 {n}x{f}"), [20.0 * nf, 12.0 * nf], act),
+        Work::new("swiglu", format!("backward f32 {n}x{f}"), [26.0 * nf, 20.0 * nf], act_back),
+        Work::new("embedding", format!("forward f32 {n}x{c} of {v}"), [0.0, 8.0 * nc], look_up),
+    ]
+}
+
+/// Products with weights, the head and attention: bound by arithmetic.
+fn products(Shape { rows: m, c, f, h, k, d, v }: Shape) -> Vec<Work> {
+    let mut works = Vec::new();
+    for (columns, outputs) in [(c, (h + 2 * k) * d), (c, 2 * f), (f, c)] {
+        for rank in [0, 8] {
+            let flops = (2 * m * (columns * outputs + rank * (columns + outputs))) as f64;
+            let bytes = 4.0 * (columns * outputs + m * (columns + outputs)) as f64;
+            let prepare = move |s: &Stream| linear_call(s, m, columns, outputs, rank);
+            let name = if rank == 0 { "forward" } else { "forward + LoRA 8" };
+            works.push(Work::new("linear", format!("{name} f32 {m}x{columns}x{outputs}"), [flops, bytes], prepare));
+        }
+    }
+    let (heads, len) = (attention::Heads { h, k, d }, 256);
+    let flops = (4 * m * h * d * (len + 1) / 2) as f64;
+    let bytes = 4.0 * (m * (2 * h + 2 * k) * d) as f64;
+    works.push(Work::new("attention", format!("forward f32 {m} rows of {len} h{h} k{k} d{d}"), [flops, bytes], move |s| {
+        let (qkv, out, l) = (up(s, m * (h + 2 * k) * d, 1)?, s.zeros::<f32>(m * h * d)?, s.zeros::<f32>(m * h)?);
+        let (most, starts) = (s.zeros::<i32>(m * h)?, (0..m / len).map(|i| (i * len) as u32));
+        let segments: Vec<u32> = starts.flat_map(|at| [at, len as u32, 0, attention::ROOT]).collect();
+        let segments = s.upload(&segments)?;
+        let params = attention::Params { scale: 1.0 / (d as f32).sqrt(), softcap: 0.0, window: 0, causal: true };
+        Ok(Box::new(move |s| {
+            attention::forward(s, out.view(), most.view(), l.view(), qkv.view(), segments.view(), heads, params)
+        }))
+    }));
+    let rows = m / 2;
+    let (flops, bytes) = ((2 * rows * v * c) as f64, 4.0 * (v * c + rows * c) as f64);
+    works.push(Work::new("logprob", format!("forward f32 {rows}x{c}x{v}"), [flops, bytes], move |s| {
+        let (x, w, logp) = (up(s, rows * c, 1)?, s.zeros::<f32>(packed_len(v, c))?, s.zeros::<f32>(rows)?);
+        let kept = [s.zeros::<f32>(rows)?, s.zeros::<f32>(rows)?, s.zeros::<f32>(rows)?];
+        let (entries, targets) = (ids(s, rows, rows)?, ids(s, rows, v)?);
+        Ok(Box::new(move |s| {
+            let [z_target, sum, max] = [0, 1, 2].map(|i| kept[i].view());
+            let kept = logprob::Kept { z_target, sum, max, way: View::none(DType::F32) };
+            let (head, scaling) = (Panels::new(w.view(), v, c)?, logprob::Scaling { softcap: 0.0, inv_temperature: 1.0 });
+            logprob::forward(s, logp.view(), kept, x.view(), entries.view(), targets.view(), head, scaling)
+        }))
+    }));
+    works
+}
+
+fn linear_call(s: &Stream, m: usize, k: usize, n: usize, rank: usize) -> Result<Call> {
+    let (x, y, w) = (up(s, m * k, 1)?, s.zeros::<f32>(m * n)?, up(s, Layout::of(s, &[]).len(&[n], k), 2)?);
+    let (a, b, kept) = (up(s, rank * k, 3)?, up(s, n * rank, 4)?, s.zeros::<f32>(m * rank)?);
+    Ok(Box::new(move |s| {
+        let lora = (rank > 0).then(|| Lora { rank, scale: 2.0, a: a.view(), b: b.view() });
+        let part = Part { weight: Layout::of(s, &[]).weight(w.view(), &[n], k, 0)?, bias: None, lora };
+        let kept = if rank > 0 { kept.view() } else { View::none(DType::F32) };
+        linear::forward(s, y.view(), kept, x.view(), &[part])
+    }))
+}
+
+/// A step over the adapters of the 8B model's size in miniature, and the norm before it.
+fn optimizer() -> Vec<Work> {
+    let n = 4 << 20;
+    let params = adamw::Params { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, step: 10, grad_scale: 1.0 };
+    let step = move |s: &Stream| -> Result<Call> {
+        let (p, m, v, g) = (up(s, n, 1)?, up(s, n, 2)?, s.zeros::<f32>(n)?, up(s, n, 4)?);
+        Ok(Box::new(move |s| adamw::step(s, p.view(), m.view(), v.view(), g.view(), &params)))
+    };
+    let norm = move |s: &Stream| -> Result<Call> {
+        let (g, tensors) = (up(s, n, 1)?, (0..n / 4096).map(|i| 4096 * i..4096 * (i + 1)).collect::<Vec<_>>());
+        Ok(Box::new(move |s| adamw::grad_norm(s, g.view(), &tensors).map(|_| ())))
+    };
+    let of = |name: &str| format!("{name} f32 {n}");
+    let (elements, norm_bytes) = (n as f64, 4.0 * n as f64);
+    vec![
+        Work::new("adamw", of("step"), [16.0 * elements, 28.0 * elements], step),
+        Work { waits: true, ..Work::new("adamw", of("grad_norm"), [2.0 * elements, norm_bytes], norm) },
+    ]
+}

@@ -1,0 +1,37 @@
+//! The room's cases for [`crate::selftest`].
+
+use super::{backward, forward};
+use crate::selftest::inputs::{Kind, below, normal, rows as batch};
+use crate::selftest::{Case, Operand};
+use crate::weight::{self, Layout};
+
+/// Ids and columns.
+const TABLES: [[usize; 2]; 4] = [[1, 1], [33, 7], [70, 48], [500, 129]];
+
+/// Forward and backward over an f32 table; a device lays it as it keeps weights.
+pub fn cases(rows: &[usize], seed: u64) -> Vec<Case> {
+    rows.iter().enumerate().flat_map(|(i, &n)| shape(Kind::nth(i), seed + 8 * i as u64, n, TABLES[i % 4])).collect()
+}
+
+fn shape(kind: Kind, seed: u64, n: usize, [v, c]: [usize; 2]) -> Vec<Case> {
+    let table = normal(seed, v * c);
+    let tokens = Operand::input("tokens", &below(seed + 1, n, v as u32)).per_row(1);
+    let dx = Operand::input("dx", &batch(kind, seed + 2, n, c)).per_row(c);
+    let named = |what: &str| format!("embedding::{what} {n}x{c} of {v}");
+    let operands = vec![Operand::output::<f32>("x", n * c).per_row(c), tokens.clone()];
+    let look_up = Case::new(named("forward"), operands, move |s, o| {
+        let layout = Layout::of(s, &[]);
+        let held = s.zeros::<f32>(layout.len(&[v], c))?;
+        let laid = layout.weight(held.view(), &[v], c, 0)?;
+        weight::load(s, laid, bytemuck::cast_slice(&table))?;
+        forward(s, o[0], o[1], laid, 0.7)
+    });
+    let operands = vec![Operand::output::<f32>("dtable", v * c), dx, tokens];
+    let gather = Case::new(named("backward"), operands, move |s, o| {
+        let layout = Layout::of(s, &[]);
+        let held = s.zeros::<f32>(layout.len(&[v], c))?;
+        backward(s, held.view(), o[1], o[2], v)?;
+        o[0].write(s, &weight::read(s, layout.weight(held.view(), &[v], c, 0)?)?)
+    });
+    vec![look_up.cut(n), gather]
+}

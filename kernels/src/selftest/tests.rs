@@ -1,0 +1,107 @@
+use super::*;
+use runtime::View;
+use std::io::Write;
+
+/// The table of CI: every registered room on the emulated device, in each order of its threads. A room with kernels has every cell.
+#[test]
+fn on_cuda_every_cell_of_the_table_is_filled() -> Result<()> {
+    let Some(cuda) = emulator::cuda() else { return Ok(()) };
+    for room in ROOMS {
+        let mut rows = Vec::new();
+        for (order, repeats) in emulator::Order::ALL.into_iter().zip([20, 2, 2]) {
+            cuda.order(order);
+            rows.push(run(&room, &cuda.stream, Effort { repeats, ..Effort::EMULATED }, 42 + order as u64)?);
+        }
+        let written = crate::cuda::kernels().iter().any(|(kernel, _)| kernel.name.starts_with(room.name));
+        // Past the capture of passing tests: the table belongs to the log.
+        let _ = writeln!(std::io::stdout(), "{}", rows[0]);
+        for row in rows {
+            assert!(if written { row.passed() } else { row.is_absent() }, "{row}\n{}", row.failures.join("\n"));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn every_cell_of_the_table_is_filled_on_the_cpu() -> Result<()> {
+    for room in ROOMS {
+        let row = run(&room, &crate::check::stream(), Effort { repeats: 4, ..Effort::FULL }, 7)?;
+        println!("{row}");
+        assert!(row.passed() && row.worst == 0.0, "{row}\n{}", row.failures.join("\n"));
+    }
+    Ok(())
+}
+
+/// y = 2·x, wrong in the way that `fault` says.
+fn doubled(fault: &'static str) -> Vec<Case> {
+    let x = inputs::normal(1, 40);
+    let operands = vec![Operand::output::<f32>("y", 40).per_row(4), Operand::input("x", &x).per_row(4)];
+    let calls = std::cell::Cell::new(0);
+    let call = move |s: &Stream, v: &[View<'_>]| {
+        calls.set(calls.get() + 1);
+        let (mut x, mut y) = (vec![0f32; v[1].len()], vec![0f32; v[0].len()]);
+        v[1].read(s, &mut x)?;
+        v[0].read(s, &mut y)?;
+        for (y, x) in y.iter_mut().zip(&x) {
+            *y = if fault == "reads" && *y > 0.0 { *y } else { 2.0 * x };
+        }
+        match fault {
+            "wrong" if s.host().is_some_and(|pool| pool.threads() > 1) => y[3] += 1.0,
+            "batch" if x.len() < 40 => y[0] += 1.0,
+            "wavers" => y[2] += calls.get() as f32,
+            "input" => v[1].write(s, &vec![0f32; x.len()])?,
+            "skips" => return v[0].slice(1..v[0].len())?.write(s, &y[1..]),
+            _ => {}
+        }
+        v[0].write(s, &y)
+    };
+    vec![Case::new(format!("doubled {fault}"), operands, call).cut(10)]
+}
+
+#[test]
+fn each_kind_of_fault_is_found() -> Result<()> {
+    let s = Stream::cpu(2, Isa::detect());
+    let row = |cases: fn(&[usize], u64) -> Vec<Case>, law| {
+        run(&Room { name: "doubled", law, cases }, &s, Effort { rows: &[1], repeats: 3 }, 1)
+    };
+    let good = row(|_, _| doubled("not"), true)?;
+    assert_eq!(good.to_string(), "room doubled cpu shapes 1 law 4 repeat 3 poison 1");
+    assert!(good.passed() && good.canaries == 2 && row(|_, _| doubled("not"), false)?.to_string().contains("law repeat-only"));
+    type Cases = fn(&[usize], u64) -> Vec<Case>;
+    let faults: [(Cases, &str); 6] = [
+        (|_, _| doubled("wrong"), "y[3]: wanted the bits of"),
+        (|_, _| doubled("reads"), "filled with 0x5a beforehand: y[0]"),
+        (|_, _| doubled("batch"), "rows 0..1 alone: y[0]"),
+        (|_, _| doubled("wavers"), "repetition 1: y[2]"),
+        (|_, _| doubled("input"), "x: byte 0 of it or its surroundings was written"),
+        (|_, _| doubled("skips"), "filled with 0x5a beforehand: y[0]"),
+    ];
+    for (cases, part) in faults {
+        let row = row(cases, true)?;
+        assert!(!row.passed() && row.failures.iter().any(|text| text.contains(part)), "{part}: {:?}", row.failures);
+        assert!(row.to_string().contains(" FAILED "), "{row}");
+    }
+    Ok(())
+}
+
+/// y is off by 0.01 where it is a thousand and where it is one.
+fn near(row: f64) -> Vec<Case> {
+    let truth: Vec<f64> = (0..8).map(|i| if i < 4 { 1000.0 } else { 1.0 }).collect();
+    let got: Vec<f32> = truth.iter().map(|v| (v + 0.01) as f32).collect();
+    let operands = vec![Operand::output::<f32>("y", 8).per_row(4)];
+    let case = Case::new("near".into(), operands, move |s, v| v[0].write(s, &got));
+    vec![case.within(Limit::Norm { tensor: 1e-4, row }).against(Truth::Values(vec![truth]))]
+}
+
+#[test]
+fn norms_judge_the_tensor_and_its_worst_row() -> Result<()> {
+    let s = crate::check::stream();
+    let row = |cases: fn(&[usize], u64) -> Vec<Case>| {
+        run(&Room { name: "near", law: false, cases }, &s, Effort { rows: &[1], repeats: 2 }, 1)
+    };
+    let good = row(|_, _| near(2e-2))?;
+    assert!(good.passed() && good.worst > 0.49 && good.worst < 0.51, "{good:?}");
+    let text = row(|_, _| near(1e-3))?.failures.join(" ");
+    assert!(text.contains("y: worst row deviates by 1.00e-2, limit 1e-3"), "{text}");
+    Ok(())
+}
