@@ -129,7 +129,16 @@ fn no_answer_and_no_reward_is_paid_twice() -> Result<()> {
     let journal = out.join("rollouts/iter-00000.jsonl");
     let rewards = || std::fs::read_to_string(&journal).map_or(0, |text| text.matches("\"reward\"").count());
     ensure!(call().begin()?.until(|| rewards() >= 64)?.kill()?, "the run had ended before it was killed");
-    let (held, before) = (rewards(), asked(&calls));
+    // The killed run's reward process may outlive it by the lines that it was given.
+    let mut before = asked(&calls);
+    loop {
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        match asked(&calls) {
+            now if now == before => break,
+            now => before = now,
+        }
+    }
+    let held = rewards();
     ensure!(held >= 64, "{held} rewards");
     call().succeed()?;
     let all = asked(&calls);
