@@ -4,35 +4,11 @@
 use ple_kernels as kernels;
 
 use kernels::attention::{Heads, Params};
+use kernels::bench::{multiply_adds, noise};
 use kernels::panels::{Panels, packed_len};
 use kernels::{adamw, attention, decode_attention, embedding, kv_store, linear, logprob, rms_norm, rope, sample, score, swiglu};
 use runtime::{Buffer, DType, Isa, Result, Stream, View};
 use std::time::Instant;
-
-/// Uniform in [−1, 1), repeatable.
-fn noise(n: usize, seed: u32) -> Vec<f32> {
-    let mut x = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
-    let mut step = || {
-        x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (x >> 8) as f32 / 8_388_608.0 - 1.0
-    };
-    (0..n).map(|_| step()).collect()
-}
-
-/// 24 independent chains of vector fma: what the cores can do at all.
-#[inline(always)]
-fn chains<S: kernels::cpu::Lanes>(rounds: usize, sink: &mut [f32]) {
-    let mut acc = [S::splat(1.0); 24];
-    let x = S::splat(0.999);
-    for _ in 0..rounds {
-        acc.iter_mut().for_each(|a| *a = S::fma(*a, x, x));
-    }
-    for (a, out) in acc.iter().zip(sink.chunks_exact_mut(16)) {
-        // SAFETY: chunks of 16.
-        unsafe { S::store(out.as_mut_ptr(), *a) };
-    }
-}
-kernels::per_isa! { fn fma_chains(rounds: usize, sink: &mut [f32]) = chains }
 
 struct Bench {
     stream: Stream,
@@ -49,15 +25,7 @@ impl Bench {
     }
 
     fn measure_peak(&self) -> f64 {
-        let Some(pool) = self.stream.host() else { return f64::NAN };
-        let rounds = 400_000;
-        let flops = (rounds * 24 * 16 * 2 * pool.threads()) as f64;
-        let best = (0..7).map(|_| {
-            let start = Instant::now();
-            pool.run(pool.threads(), 24 * 16, &|_, scratch| fma_chains(pool.isa(), rounds, scratch));
-            start.elapsed().as_secs_f64()
-        });
-        flops / best.fold(f64::MAX, f64::min) / 1e9
+        self.stream.host().map_or(f64::NAN, |pool| multiply_adds(pool) / 1e9)
     }
 
     /// Best time of at least three runs and 0.3 s.

@@ -73,8 +73,8 @@ fn chains<S: Lanes>(rounds: usize, sink: &mut [f32]) {
 }
 crate::per_isa! { fn fma_chains(rounds: usize, sink: &mut [f32]) = chains }
 
-/// The best of several: the machine may be shared.
-fn multiply_adds(pool: &Pool) -> f64 {
+/// FLOP/s of fused multiply-adds on every thread, the best of several measurements: the machine may be shared.
+pub fn multiply_adds(pool: &Pool) -> f64 {
     let rounds = 400_000;
     let flops = (rounds * 24 * 16 * 2 * pool.threads()) as f64;
     let times = (0..7).map(|_| {

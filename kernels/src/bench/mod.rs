@@ -8,8 +8,8 @@
 mod ceilings;
 mod work;
 
-pub use ceilings::Ceilings;
-pub use work::{Call, Work, works};
+pub use ceilings::{Ceilings, multiply_adds};
+pub use work::{Call, Work, noise, works};
 
 use runtime::{Event, Result, Stream};
 use std::time::Duration;

@@ -224,11 +224,15 @@ pub trait Method {
     /// What a tag of its examples is called in the completions file.
     fn branch(&self, tag: u32) -> &'static str;
 
-    /// What a checkpoint keeps of the method.
-    fn state(&self) -> serde_json::Value;
+    /// What a checkpoint keeps of the method: nothing by itself.
+    fn state(&self) -> serde_json::Value {
+        serde_json::Value::Null
+    }
 
     /// The reverse of [`Method::state`].
-    fn restore(&mut self, state: &serde_json::Value) -> Result<()>;
+    fn restore(&mut self, _: &serde_json::Value) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Groups of two given answers, the better one first, as examples.

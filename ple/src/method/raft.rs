@@ -88,14 +88,6 @@ impl Method for Raft {
     fn branch(&self, _: u32) -> &'static str {
         "best"
     }
-
-    fn state(&self) -> serde_json::Value {
-        serde_json::Value::Null
-    }
-
-    fn restore(&mut self, _: &serde_json::Value) -> Result<()> {
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -134,12 +134,4 @@ impl Method for Release {
     fn branch(&self, _: u32) -> &'static str {
         "pair"
     }
-
-    fn state(&self) -> serde_json::Value {
-        serde_json::Value::Null
-    }
-
-    fn restore(&mut self, _: &serde_json::Value) -> Result<()> {
-        Ok(())
-    }
 }

@@ -102,12 +102,4 @@ impl Method for Rloo {
     fn branch(&self, _: u32) -> &'static str {
         "group"
     }
-
-    fn state(&self) -> serde_json::Value {
-        serde_json::Value::Null
-    }
-
-    fn restore(&mut self, _: &serde_json::Value) -> Result<()> {
-        Ok(())
-    }
 }

@@ -40,12 +40,4 @@ impl Method for Sft {
     fn branch(&self, _: u32) -> &'static str {
         "supervised"
     }
-
-    fn state(&self) -> serde_json::Value {
-        serde_json::Value::Null
-    }
-
-    fn restore(&mut self, _: &serde_json::Value) -> Result<()> {
-        Ok(())
-    }
 }
