@@ -73,8 +73,14 @@ pub(crate) fn size(room: &str, n: usize) -> Result<Arg<'static>> {
 /// Every kernel and variant that a launcher here may ask for.
 pub fn kernels() -> Vec<(Kernel, Defines)> {
     let one = [&crate::adamw::KERNELS[..], &crate::attention::KERNELS, &crate::linear::KERNELS, &crate::conformance::KERNELS];
-    let both = [&crate::embedding::KERNELS[..], &crate::rms_norm::KERNELS, &crate::rope::KERNELS, &crate::swiglu::KERNELS];
+    let both = [
+        &crate::embedding::KERNELS[..],
+        &crate::rms_norm::KERNELS,
+        &crate::rope::KERNELS,
+        &crate::score::KERNELS,
+        &crate::swiglu::KERNELS,
+    ];
     let plain = one.into_iter().flatten().map(|k| (*k, variant(DType::F32)));
     let stored = both.into_iter().flatten().flat_map(|k| [DType::F32, DType::Bf16].map(|stored| (*k, variant(stored))));
-    plain.chain(stored).chain(crate::linear::mma::variants()).collect()
+    plain.chain(stored).chain(crate::linear::mma::variants()).chain(crate::logprob::variants()).collect()
 }

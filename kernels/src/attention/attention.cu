@@ -1,39 +1,5 @@
-// Attention in f32, with the CPU's bits: a line is a row of a segment times a head of a kv head's group, and a block has a tile of 64
-// lines (or of 64 keys), one kv head and 64 columns of a head's d. Scores are chains over d, sixteen lanes a row, lane c with slots c mod
+// Attention in f32, with the CPU's bits: a block has 64 lines (or 64 keys), one kv head and 64 columns of a head's d. Scores are chains over d, sixteen lanes a row, lane c with slots c mod
 // 16, which are the accumulators of LAW A2; then the block's values join, or the gradients' chains go on.
-
-// Where a line's head begins in a row of `width` heads.
-__device__ u64 at(const Part &p, u32 group, u32 line, u32 width, u32 d) {
-  u32 all = p.first + line;
-  return ((u64)(p.of.start + all / group) * width + blockIdx.y * group + all % group) * d;
-}
-__device__ u32 position(const Part &p, u32 group, u32 line) { return p.of.pos0 + (p.first + line) / group; }
-
-// Continues acc[i][j] over the links of each row's span with fma(left[link][row], right(column, link)).
-template <class Right>
-__device__ void extend(float (&acc)[4][4], Tiles &t, const float (&left)[TILE][TILE + 1], u32 links, u32 columns, const u32 (&from)[4],
-                       const u32 (&to)[4], Right right) {
-  u32 row = threadIdx.x / 16, column = threadIdx.x % 16;
-  for (u32 first = 0; first < links; first += STEP) {
-    for (u32 i = threadIdx.x; i < STEP * TILE; i += blockDim.x) {
-      u32 s = i / TILE, c = i % TILE;
-      t.right[s][c] = first + s < links && c < columns ? right(c, first + s) : 0.0f;
-    }
-    __syncthreads();
-    for (u32 s = 0; s < STEP; s++)
-UNROLL
-      for (u32 i = 0; i < 4; i++)
-        if (from[i] <= first + s && first + s < to[i])
-          for (u32 j = 0; j < 4; j++) acc[i][j] = fmaf(left[first + s][row + 16 * i], t.right[s][column + 16 * j], acc[i][j]);
-    __syncthreads();
-  }
-}
-
-// The part of positions first .. past that lies in block b, as slots.
-__device__ u32 slot(u32 pos, u32 block) {
-  u32 first = block * KEYS;
-  return pos <= first ? 0 : pos - first < KEYS ? pos - first : KEYS;
-}
 
 // D of a line, by the sixteen lanes of a row: A2 over d of fma(dout, out).
 __device__ float delta(const float *dout, const float *out, u32 d, bool there) {
@@ -43,20 +9,9 @@ __device__ float delta(const float *dout, const float *out, u32 d, bool there) {
   return sixteen_sum(acc);
 }
 
-// p and dt of one pair from its score and dot(dout, v).
-__device__ float slopes(float score, float dp, float top, float sum, float delta, const Params &params, float *dt) {
-  float capped, p = weight(exponent(score, params, &capped), top) / sum, d = p * (dp - delta);
-  if (params.softcap > 0.0f) {
-    float ratio = capped / params.softcap;
-    d *= 1.0f - ratio * ratio;
-  }
-  *dt = d * params.scale;
-  return p;
-}
-
 // out [n, h d], m [n, h], l [n, h] of qkv. Blocks: tiles of lines, kv heads, columns.
-extern "C" __launch_bounds__(256) __global__ void attention_forward(float *out, int *m, float *l, const float *qkv, const Segment *segments,
-                                                                    const Shape a, const Params params) {
+extern "C" __launch_bounds__(256, 2) __global__ void attention_forward(float *out, int *m, float *l, const float *qkv,
+                                                                    const Segment *segments, const Shape a, const Params params) {
   __shared__ Tiles tiles;
   __shared__ float w[KEYS][TILE + 1];
   __shared__ u32 rows[KEYS];
@@ -131,7 +86,7 @@ UNROLL
 }
 
 // dq in dqkv. Blocks as above.
-extern "C" __launch_bounds__(256) __global__ void attention_backward_query(float *dqkv, const float *dout, const float *out, const float *qkv,
+extern "C" __launch_bounds__(256, 2) __global__ void attention_backward_query(float *dqkv, const float *dout, const float *out, const float *qkv,
                                                                            const int *m, const float *l, const Segment *segments,
                                                                            const Shape a, const Params params) {
   __shared__ Tiles tiles;
@@ -184,7 +139,7 @@ UNROLL
 }
 
 // dk and dv in dqkv. Blocks: tiles of 64 keys of a segment, kv heads, columns. The lines that may see the keys come in tree order.
-extern "C" __launch_bounds__(256) __global__ void attention_backward_key(float *dqkv, const float *dout, const float *out, const float *qkv,
+extern "C" __launch_bounds__(256, 2) __global__ void attention_backward_key(float *dqkv, const float *dout, const float *out, const float *qkv,
                                                                          const int *m, const float *l, const Segment *segments,
                                                                          const Shape a, const Params params) {
   __shared__ Tiles tiles;
@@ -200,12 +155,10 @@ extern "C" __launch_bounds__(256) __global__ void attention_backward_key(float *
     Segment s = segment(segments, index, a.n);
     if (index > keys.index && s.parent == ABSENT) break;
     if (!on_path(segments, keys.index, index)) continue;
-    // Rows of the segment that see any of the keys.
-    u32 pos = keys.of.pos0 + keys.first, begin = params.causal && pos > s.pos0 ? pos - s.pos0 : 0, end = s.len;
-    u64 last = (u64)pos + keys.count - 1 + params.window;
-    if (params.window && last < (u64)s.pos0 + end) end = last > s.pos0 ? (u32)(last - s.pos0) : 0;
-    for (u32 at_line = begin * group; at_line < end * group; at_line += TILE) {
-      Part part = {index, at_line, rest(end * group, at_line), s};
+    u32 pos = keys.of.pos0 + keys.first;
+    Seeing rows = seeing(params, s, pos, keys.count);
+    for (u32 at_line = rows.begin * group; at_line < rows.end * group; at_line += TILE) {
+      Part part = {index, at_line, rest(rows.end * group, at_line), s};
 UNROLL
       for (u32 i = 0; i < 4; i++) {
         u32 line = row + 16 * i;
@@ -224,13 +177,11 @@ UNROLL
 UNROLL
       for (u32 i = 0; i < 4; i++) {
         // Lines ascend by position, so those that see a key are one run.
-        u32 own = pos + row + 16 * i;
-        u64 behind = (u64)own + params.window - s.pos0;
-        u32 skip = params.causal && own > s.pos0 ? (own - s.pos0) * group : 0;
-        u64 stop = params.window && own + (u64)params.window > s.pos0 ? behind * group : params.window ? 0 : ~0ull;
-        from[i] = skip > at_line ? skip - at_line : 0;
-        u64 within = stop > at_line ? stop - at_line : 0;
-        to[i] = row + 16 * i < keys.count ? within < part.count ? (u32)within : part.count : 0;
+        Seeing own = seeing(params, s, pos + row + 16 * i, 1);
+        from[i] = own.begin * group > at_line ? own.begin * group - at_line : 0;
+        to[i] = own.end * group > at_line ? own.end * group - at_line : 0;
+        if (to[i] > part.count) to[i] = part.count;
+        if (row + 16 * i >= keys.count) to[i] = 0;
 UNROLL
         for (u32 j = 0; j < 4; j++) {
           u32 c = column + 16 * j;
@@ -238,8 +189,10 @@ UNROLL
         }
       }
       __syncthreads();
-      extend(dk, tiles, dt, part.count, columns, from, to, [&](u32 c, u32 e) { return qkv[at(part, group, e, width, a.d) + first_column + c]; });
-      extend(dv, tiles, p, part.count, columns, from, to, [&](u32 c, u32 e) { return dout[at(part, group, e, a.h, a.d) + first_column + c]; });
+      extend(dk, tiles, dt, part.count, columns, from, to,
+             [&](u32 c, u32 e) { return qkv[at(part, group, e, width, a.d) + first_column + c]; });
+      extend(dv, tiles, p, part.count, columns, from, to,
+             [&](u32 c, u32 e) { return dout[at(part, group, e, a.h, a.d) + first_column + c]; });
     }
   }
 UNROLL

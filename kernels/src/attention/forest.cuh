@@ -1,5 +1,7 @@
 // What both forms of attention share: the forest of segments, the scores' powers of two, and the join of blocks (LAW A3).
+// A line is a row of a segment times a head of a kv head's group.
 #define KEYS 64
+#define TILE 64  // lines, or keys, of a block
 #define ABSENT 0xffffffffu
 // e is an integer within i32; this f32 stands for both its ends.
 #define EDGE 2147483648.0f
@@ -78,10 +80,15 @@ __device__ float exponent(float s, const Params &p, float *capped) {
   return t * LOG2_E;
 }
 __device__ float within_edges(float e) { return lower(EDGE, upper(-EDGE, e)); }
+// exp2 on [0, 1]: law_exp2 without the steps that change nothing there.
+__device__ float exp2_unit(float f) {
+  const u32 c[] = EXP2;
+  return horner(f, c) * f + 1.0f;
+}
 // exp2(t - e) 2^(e - top), e = floor(t).
 __device__ float weight(float t, float top) {
   float floor = floorf(t), e = absolute(top) < EDGE / 2.0f ? floor : within_edges(floor);
-  return law_exp2(t - floor) * law_power(e - top);
+  return exp2_unit(t - floor) * law_power(e - top);
 }
 __device__ int as_integer(float top) { return top >= EDGE ? 0x7fffffff : (int)top; }
 
@@ -100,4 +107,39 @@ __device__ Join join(float &top, float &sum, float top_b, float sum_b) {
   sum = old ? fmaf(sum, by, sum_b) : fmaf(sum_b, by, sum);
   if (old) top = top_b;
   return {old, by};
+}
+
+// The part of positions that lies in block b, as slots.
+__device__ u32 slot(u32 pos, u32 block) {
+  u32 first = block * KEYS;
+  return pos <= first ? 0 : pos - first < KEYS ? pos - first : KEYS;
+}
+
+// p and dt of one pair from its score and dot(dout, v).
+__device__ float slopes(float score, float dp, float top, float sum, float delta, const Params &params, float *dt) {
+  float capped, p = weight(exponent(score, params, &capped), top) / sum, d = p * (dp - delta);
+  if (params.softcap > 0.0f) {
+    float ratio = capped / params.softcap;
+    d *= 1.0f - ratio * ratio;
+  }
+  *dt = d * params.scale;
+  return p;
+}
+
+// Where a line's head begins in a row of `width` heads, and its position.
+__device__ u64 at(const Part &p, u32 group, u32 line, u32 width, u32 d) {
+  u32 all = p.first + line;
+  return ((u64)(p.of.start + all / group) * width + blockIdx.y * group + all % group) * d;
+}
+__device__ u32 position(const Part &p, u32 group, u32 line) { return p.of.pos0 + (p.first + line) / group; }
+
+// Rows of segment s that may see keys at positions pos .. pos + count of its path.
+struct Seeing {
+  u32 begin, end;
+};
+__device__ Seeing seeing(const Params &params, const Segment &s, u32 pos, u32 count) {
+  u32 begin = params.causal && pos > s.pos0 ? pos - s.pos0 : 0, end = s.len;
+  u64 past = (u64)pos + count - 1 + params.window;
+  if (params.window && past < (u64)s.pos0 + end) end = past > s.pos0 ? (u32)(past - s.pos0) : 0;
+  return {begin, end};
 }

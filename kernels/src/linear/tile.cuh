@@ -30,6 +30,26 @@ __device__ void chain(float (&acc)[4][4], Tiles &t, u32 count, u32 rows, u32 col
 
 __device__ u32 rest(u32 n, u32 from) { return n - from < TILE ? n - from : TILE; }
 
+// The same with the left operand in shared memory, over the links of each row's own span: fma(left[link][row], right(column, link)).
+template <class Right>
+__device__ void extend(float (&acc)[4][4], Tiles &t, const float (&left)[TILE][TILE + 1], u32 links, u32 columns, const u32 (&from)[4],
+                       const u32 (&to)[4], Right right) {
+  u32 row = threadIdx.x / 16, column = threadIdx.x % 16;
+  for (u32 first = 0; first < links; first += STEP) {
+    for (u32 i = threadIdx.x; i < STEP * TILE; i += blockDim.x) {
+      u32 s = i / TILE, c = i % TILE;
+      t.right[s][c] = first + s < links && c < columns ? right(c, first + s) : 0.0f;
+    }
+    __syncthreads();
+    for (u32 s = 0; s < STEP; s++)
+UNROLL
+      for (u32 i = 0; i < 4; i++)
+        if (from[i] <= first + s && first + s < to[i])
+          for (u32 j = 0; j < 4; j++) acc[i][j] = fmaf(left[first + s][row + 16 * i], t.right[s][column + 16 * j], acc[i][j]);
+    __syncthreads();
+  }
+}
+
 // A2's last step over the sixteen lanes of a row; every lane has the sum.
 __device__ float sixteen_sum(float v) {
   v += __shfl_xor_sync(~0u, v, 8);
