@@ -6,7 +6,7 @@ use super::chat::{self, AsRendered, Told, Want};
 use super::jsonl::{Line, Lines, kind};
 use super::queries::nothing_left;
 use super::row::text;
-use super::sft::{Left, example, pair};
+use super::sft::{Left, border, example};
 use super::{Dropped, Tokens, hh, tldr};
 use crate::method::{Answer, Group};
 use crate::{Result, interrupt};
@@ -165,9 +165,9 @@ type Made = std::result::Result<(Vec<u32>, [Answer; 2]), Out>;
 fn cut(tokens: &dyn Tokens, texts: &Texts, max_length: usize) -> Result<Made> {
     let mut made = Vec::with_capacity(2);
     for answer in [&texts.chosen, &texts.rejected] {
-        let (prompt, ids) = pair(tokens, &texts.prompt, answer)?;
+        let (prompt, ids, apart) = border(tokens, &texts.prompt, answer)?;
         match example(tokens, prompt, ids, max_length, false) {
-            Ok(one) => made.push(one),
+            Ok((prompt, answer)) => made.push((prompt, Answer { apart, ..answer })),
             Err(Left::Long) => return Ok(Err(Out::Long)),
             Err(Left::Short) => return Ok(Err(Out::Unpaired(hh::Unpaired::EmptyReply))),
         }
