@@ -69,9 +69,15 @@ impl Scalar {
         Ok(Scalar { name: name.into(), unit, folder: folder.into(), stream, tokenizer, head, body, budget })
     }
 
-    /// The ids of a text as the head reads it.
+    /// The ids of a text as the head reads it. The first token stands once, where a template has written it already too.
     pub fn ids(&self, config: &Config, prompt: &str, completion: &str) -> Result<Vec<u32>> {
         let mut ids = self.tokenizer.encode(&format!("{prompt}{completion}"), true)?;
+        if let (Some(bos), [first, second, ..]) = (self.tokenizer.bos, ids.as_slice())
+            && *first == bos
+            && *second == bos
+        {
+            ids.remove(0);
+        }
         let ends = ends(&self.tokenizer, config);
         if !ids.last().is_some_and(|last| ends.contains(last)) {
             ids.extend(ends.first());
