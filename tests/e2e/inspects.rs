@@ -280,3 +280,39 @@ fn messages_are_scored_as_their_texts_are() -> Result<()> {
         .key("model_name_or_path", &model)
         .refuse(3, &["told.jsonl: line 1: field messages: wanted a query and the assistant's answer"])
 }
+
+#[test]
+fn marks_are_colours_on_a_terminal() -> Result<()> {
+    let Some(data) = Data::find() else { return Ok(()) };
+    if !std::process::Command::new("script").arg("--version").output().is_ok_and(|said| said.status.success()) {
+        ple_tests::data::say("skip: no `script` to make a terminal with");
+        return Ok(());
+    }
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("rows.jsonl");
+    rows(&file, &[json!({ "prompt": "A dog", "completion": " ran." })])?;
+    let program = env!("CARGO_BIN_EXE_ple-tested");
+    let shown = |line: &str, plain: &str| -> Result<String> {
+        let model = data.model.display();
+        let line = format!("{program} {line} --model_name_or_path {model}");
+        let out = std::process::Command::new("script").args(["-qec", &line, "/dev/null"]).env("NO_COLOR", plain).output()?;
+        ensure!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
+        Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+    };
+    let line = format!("inspect data --dataset_name {}", file.display());
+    let (coloured, plain) = (shown(&line, "")?, shown(&line, "1")?);
+    ensure!(coloured.contains("\u{1b}[32m") && coloured.contains(" + \""), "{coloured}");
+    ensure!(!plain.contains('\u{1b}') && plain.contains(" + \""), "{plain}");
+    // Somebody who sits in front of it is asked, told of mistakes, and goes on.
+    let said = shown(&format!("chat --max_completion_length 4 < {}", file.display()), "1")?;
+    ensure!(!said.contains("> "), "a prompt though the input is a file: {said}");
+    let line = format!("chat --max_completion_length 4 --model_name_or_path {}", data.model.display());
+    let typed = "printf '/nothing\\nA dog\\n/quit\\n'";
+    let call = format!("{typed} | script -qec '{program} {line}' /dev/null");
+    let out = std::process::Command::new("sh").args(["-c", &call]).output()?;
+    let said = String::from_utf8_lossy(&out.stdout);
+    let wanted =
+        ["no chat template: a message is continued as a text", "> ", "wanted /reset, /system TEXT", "(cut off at 4 tokens)"];
+    ensure!(wanted.iter().all(|words| said.contains(words)), "{said}");
+    Ok(())
+}

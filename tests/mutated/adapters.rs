@@ -97,6 +97,6 @@ fn folders() -> Result<()> {
         })?;
     }
     ple_tests::data::say(&format!("adapter folders: {loaded} of {} load", tally.rounds));
-    ensure!(loaded * 20 > tally.rounds && loaded < tally.rounds, "{loaded} of {} load", tally.rounds);
+    ensure!(loaded * 100 > tally.rounds && loaded < tally.rounds, "{loaded} of {} load", tally.rounds);
     tally.end("adapter folders")
 }
