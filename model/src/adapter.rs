@@ -91,17 +91,30 @@ impl AdapterModule {
     /// length 0 has no direction and is an error. None without DoRA.
     pub fn gain(&self, weight: &[f32]) -> Result<Option<Vec<f32>>> {
         let Some(magnitude) = &self.magnitude else { return Ok(None) };
-        let mut gain = Vec::with_capacity(self.out_features);
-        for (o, (row, magnitude)) in weight.chunks_exact(self.in_features).zip(magnitude).enumerate() {
-            let length = self.sum(o, row).iter().map(|v| v * v).sum::<f64>().sqrt();
-            let g = (f64::from(*magnitude) / length) as f32;
-            if !g.is_finite() {
-                let text = format!("{}: row {o} of W + scale B A has length {length}, so its magnitude cannot be set", self.path);
-                return Err(Error::Numeric(text));
-            }
-            gain.push(g);
+        let rows = weight.chunks_exact(self.in_features).zip(magnitude).enumerate();
+        let gain = rows.map(|(o, (row, magnitude))| self.lengthen(o, *magnitude, &self.sum(o, row)).map(|g| g as f32));
+        gain.collect::<Result<_>>().map(Some)
+    }
+
+    /// What brings a row of W + scale · B A to this length.
+    fn lengthen(&self, o: usize, magnitude: f32, sum: &[f64]) -> Result<f64> {
+        let length = sum.iter().map(|v| v * v).sum::<f64>().sqrt();
+        let gain = f64::from(magnitude) / length;
+        if (gain as f32).is_finite() {
+            return Ok(gain);
         }
-        Ok(Some(gain))
+        let text = format!("{}: row {o} of W + scale B A has length {length}, so its magnitude cannot be set", self.path);
+        Err(Error::Numeric(text))
+    }
+
+    /// Row `o` `[I]` of the matrix that does what W `[O, I]` and the adapter do, DoRA included, from the row of W.
+    pub(crate) fn merged(&self, o: usize, row: &[f32]) -> Result<Vec<f64>> {
+        let mut sum = self.sum(o, row);
+        if let Some(magnitude) = self.magnitude.as_ref().and_then(|m| m.get(o)) {
+            let gain = self.lengthen(o, *magnitude, &sum)?;
+            sum.iter_mut().for_each(|v| *v *= gain);
+        }
+        Ok(sum)
     }
 
     /// Row `o` of W + scale · B A, from the row of W `[I]`: f64, every product and sum.
@@ -155,7 +168,8 @@ impl Adapter {
         }
         let mut saved = Vec::new();
         for spec in whole.iter().filter(|spec| config.saves(spec.name.strip_suffix(".weight").unwrap_or(&spec.name))) {
-            saved.push(SavedTensor { spec: spec.clone(), values: take(&format!("base_model.model.{}", spec.name), &spec.shape)? });
+            saved
+                .push(SavedTensor { spec: spec.clone(), values: take(&format!("base_model.model.{}", spec.name), &spec.shape)? });
         }
         if let Some(name) = unsaved(&config, &saved) {
             let wanted = "modules_to_save: wanted nothing but \"score\" here";

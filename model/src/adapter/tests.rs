@@ -363,7 +363,10 @@ fn bad_configs_name_the_field() {
         (json!({"target_modules": "(q_proj"}), "target_modules: wanted a regular expression"),
         (json!({"rank_pattern": {"*": 1}}), "rank_pattern: wanted a regular expression"),
         (json!({"lora_alpha": 1e300}), "lora_alpha: wanted one whose scale fits f32, got 1000"),
-        (json!({"target_modules": ["q_proj", "lm_head"]}), "target_modules: wanted linear modules inside the layers, got lm_head"),
+        (
+            json!({"target_modules": ["q_proj", "lm_head"]}),
+            "target_modules: wanted linear modules inside the layers, got lm_head",
+        ),
         (json!({"target_modules": ".*"}), "target_modules: wanted linear modules inside the layers, got model.embed_tokens"),
         (json!({"layers_to_transform": 0, "layers_pattern": ["(layers"]}), "layers_pattern: wanted a regular expression"),
         (json!({"target_modules": "((.*)*)*(?=x)\\2_nothing"}), "target_modules: wanted"),
