@@ -4,5 +4,6 @@ mod allocations;
 mod e2e;
 mod faults;
 mod golden;
+mod interop;
 mod law;
 mod model;

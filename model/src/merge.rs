@@ -10,6 +10,7 @@ use half::{bf16, f16};
 use runtime::DType;
 use serde_json::{Value, json};
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 const HEAD: &str = "lm_head.weight";
@@ -167,17 +168,29 @@ impl<'a> Plan<'a> {
 }
 
 /// Writes the weights of `base`, a checkpoint that has been checked against `config`, and `adapter` into the folder `out`, which is
-/// there. `dtype` None keeps each tensor's own. A result that is not finite in its storage type is an error.
-pub fn merge(base: &Checkpoint, config: &Config, adapter: &Adapter, dtype: Option<DType>, out: &Path) -> Result<Merged> {
+/// there. `dtype` None keeps each tensor's own. A result that is not finite in its storage type is an error. Before each tensor `progress`
+/// hears how many are done, and may say to stop.
+pub fn merge(
+    base: &Checkpoint,
+    config: &Config,
+    adapter: &Adapter,
+    dtype: Option<DType>,
+    out: &Path,
+    progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
+) -> Result<Merged> {
     let plan = Plan::new(base, config, adapter, dtype)?;
     let files = plan.files()?;
     let replaced = adapter.saved.iter().map(|t| t.spec.name.clone()).chain(adapter.score.iter().map(|_| SCORE.to_string()));
     let mut merged = Merged { replaced: replaced.collect(), untied: plan.untied, headed: plan.headed, ..Merged::default() };
+    let mut done = 0;
     for (name, tensors) in &files {
         let entries: Vec<_> = tensors.iter().map(|t| (t.name.clone(), t.dtype, t.shape.clone())).collect();
         write_streamed(&out.join(name), &[], &entries, |i, out| {
-            let tensor = &tensors[i];
-            merged.modules.extend(write(tensor, out)?);
+            if progress(done).is_break() {
+                return Err(Error::Interrupted.into());
+            }
+            done += 1;
+            merged.modules.extend(write(&tensors[i], out)?);
             Ok(())
         })?;
         merged.files.push(name.clone());

@@ -11,6 +11,7 @@ mod generates;
 mod interposed;
 mod journals;
 mod kernels;
+mod merges;
 mod program;
 mod refused;
 mod report;

@@ -339,6 +339,9 @@ fn refuse(file: &Object) -> Result<()> {
     if file.get("init_lora_weights").is_some_and(|v| !v.is_boolean() && !v.as_str().is_some_and(|s| plain.contains(&s))) {
         return Err(file.wrong("init_lora_weights", "an init that leaves the base weights as they are"));
     }
+    if file.boolean("ensure_weight_tying")? == Some(true) && file.get("modules_to_save").is_some_and(|v| !inert(v)) {
+        return Err(file.wrong("ensure_weight_tying", "false beside modules_to_save"));
+    }
     let last = |m: &str| m.rsplit('.').next().unwrap_or_default().to_string();
     if file.texts("modules_to_save")?.unwrap_or_default().iter().any(|m| !SAVED.contains(&last(m).as_str())) {
         return Err(file.wrong("modules_to_save", "nothing but \"score\", \"embed_tokens\" and \"lm_head\""));

@@ -349,6 +349,10 @@ fn bad_configs_name_the_field() {
         (json!({"init_lora_weights": "corda"}), "init_lora_weights: wanted an init that leaves the base weights"),
         (json!({"init_lora_weights": "loftq"}), "init_lora_weights: wanted an init that leaves the base weights"),
         (json!({"modules_to_save": ["score", "q_proj"]}), "modules_to_save: wanted nothing but \"score\", \"embed_tokens\""),
+        (
+            json!({"modules_to_save": ["lm_head"], "ensure_weight_tying": true}),
+            "ensure_weight_tying: wanted false beside modules_to_save, got true",
+        ),
         (json!({"target_modules": 7}), "target_modules: wanted \"all-linear\""),
         (json!({"target_modules": [7]}), "target_modules: wanted a list of strings"),
         (json!({"rank_pattern": {"q": 0}}), "rank_pattern.q: wanted an integer from 1"),

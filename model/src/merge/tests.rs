@@ -46,7 +46,7 @@ fn sixteen_bits_are_rounded_once() {
 fn compare(model: &Path, adapter: &Adapter, dtype: Option<DType>, round: &dyn Fn(f64) -> f32) -> (Merged, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let (config, base) = (Config::from_folder(model).unwrap(), Checkpoint::open(model).unwrap());
-    let merged = merge(&base, &config, adapter, dtype, dir.path()).unwrap();
+    let merged = merge(&base, &config, adapter, dtype, dir.path(), &mut |_| ControlFlow::Continue(())).unwrap();
     std::fs::copy(model.join("config.json"), dir.path().join("config.json")).unwrap();
     let result = Checkpoint::open(dir.path()).unwrap();
     result.check(&config.tensors()).unwrap();
@@ -151,7 +151,7 @@ fn dora_rows_have_their_lengths() {
     let (folder, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (config, base, mut adapter) = tiny(folder.path(), false, DType::F16);
     adapter.modules[0].magnitude = Some(vec![1.0, 2.0, 3.0, 0.5]);
-    merge(&base, &config, &adapter, Some(DType::F32), out.path()).unwrap();
+    merge(&base, &config, &adapter, Some(DType::F32), out.path(), &mut |_| ControlFlow::Continue(())).unwrap();
     let result = Checkpoint::open(out.path()).unwrap();
     let (name, m) = ("model.layers.0.self_attn.q_proj.weight", &adapter.modules[0]);
     let (before, after) = (base.tensor(name).unwrap().to_f32(), result.tensor(name).unwrap().to_f32());
@@ -187,7 +187,7 @@ fn heads_are_untied_only_when_they_differ() {
         let (config, base, mut adapter) = tiny(folder.path(), true, DType::F16);
         assert_eq!(whole(&config).iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), [embedding, HEAD]);
         adapter.saved = saved;
-        let merged = merge(&base, &config, &adapter, None, out.path()).unwrap();
+        let merged = merge(&base, &config, &adapter, None, out.path(), &mut |_| ControlFlow::Continue(())).unwrap();
         assert_eq!((merged.untied, merged.replaced.len()), (untied, adapter.saved.len()));
         let result = Checkpoint::open(out.path()).unwrap();
         let first = |name: &str| result.tensor(name).ok().map(|t| t.to_f32()[0]);
@@ -203,14 +203,15 @@ fn a_scalar_head_takes_the_place_of_the_vocabulary() {
         let (folder, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let (mut config, base, mut adapter) = tiny(folder.path(), tied, DType::F16);
         adapter.score = Some(vec![0.25, -0.5, 1.0, 2.0]);
-        let merged = merge(&base, &config, &adapter, None, out.path()).unwrap();
+        let merged = merge(&base, &config, &adapter, None, out.path(), &mut |_| ControlFlow::Continue(())).unwrap();
         assert!(merged.headed && !merged.untied && merged.replaced == [SCORE]);
         config.scalar_head = true;
         let result = Checkpoint::open(out.path()).unwrap();
         result.check(&config.tensors()).unwrap();
         assert_eq!(result.tensor(SCORE).unwrap().to_f32(), [0.25, -0.5, 1.0, 2.0]);
         adapter.score = Some(vec![0.5; 3]);
-        let text = merge(&result, &config, &adapter, None, folder.path()).unwrap_err().to_string();
+        let text =
+            merge(&result, &config, &adapter, None, folder.path(), &mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
         assert!(text.contains("tensor \"score.weight\": shape: wanted [1, 3], got [1, 4]"), "{text}");
     }
 }
@@ -222,7 +223,7 @@ fn what_does_not_fit_is_not_written() {
     let mut adapter = good.clone();
     adapter.modules[0].b[1] = 1e5;
     adapter.modules[0].a.fill(1.0);
-    let text = merge(&base, &config, &adapter, None, out.path()).unwrap_err().to_string();
+    let text = merge(&base, &config, &adapter, None, out.path(), &mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
     assert!(
         text.contains("not written: tensor \"model.layers.0.self_attn.q_proj.weight\"") && text.contains("not finite in f16"),
         "{text}"
@@ -230,10 +231,10 @@ fn what_does_not_fit_is_not_written() {
     assert!(!out.path().join("model.safetensors").exists());
     let mut adapter = good.clone();
     adapter.modules[0].path = "model.layers.7.self_attn.q_proj".into();
-    let text = merge(&base, &config, &adapter, None, out.path()).unwrap_err().to_string();
+    let text = merge(&base, &config, &adapter, None, out.path(), &mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
     assert!(text.contains("tensor \"model.layers.7.self_attn.q_proj.weight\": wanted for the adapter, got none"), "{text}");
     let mut adapter = good;
     (adapter.modules[0].out_features, adapter.modules[0].b) = (5, vec![0.0; 5]);
-    let text = merge(&base, &config, &adapter, None, out.path()).unwrap_err().to_string();
+    let text = merge(&base, &config, &adapter, None, out.path(), &mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
     assert!(text.contains("q_proj.weight\": shape: wanted [5, 4], got [4, 4]"), "{text}");
 }

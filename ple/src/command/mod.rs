@@ -8,6 +8,7 @@ pub mod diff;
 pub mod eval;
 pub mod generate;
 pub mod logprob;
+pub mod merge;
 pub mod pairs;
 pub mod report;
 pub mod rerun;

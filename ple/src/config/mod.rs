@@ -56,6 +56,8 @@ pub enum Command {
     Logprob,
     /// Numbers on a model's answers.
     Eval,
+    /// A base and an adapter as one model.
+    Merge,
     /// A page on finished or running runs.
     Report,
     /// The first difference between two runs.
@@ -78,7 +80,7 @@ pub enum Command {
 
 impl Command {
     /// All of them.
-    pub const ALL: [Command; 20] = [
+    pub const ALL: [Command; 21] = [
         Command::Train,
         Command::Sft,
         Command::Reward,
@@ -90,6 +92,7 @@ impl Command {
         Command::Score,
         Command::Logprob,
         Command::Eval,
+        Command::Merge,
         Command::Report,
         Command::Diff,
         Command::Rerun,
@@ -115,6 +118,7 @@ impl Command {
             Command::Score => "score",
             Command::Logprob => "logprob",
             Command::Eval => "eval",
+            Command::Merge => "merge",
             Command::Report => "report",
             Command::Diff => "diff",
             Command::Rerun => "rerun",
@@ -141,6 +145,7 @@ impl Command {
             Command::Score => "rewards of given answers",
             Command::Logprob => "per-token log-probabilities of given completions",
             Command::Eval => "numbers on a model's answers: reward, KL to the base, diversity, overlap with references",
+            Command::Merge => "a base and an adapter as one model folder, and what that changed",
             Command::Report => "a page on runs: ple report RUN...",
             Command::Diff => "the first difference between two runs: ple diff RUN_A RUN_B (exit code 1 if there is one)",
             Command::Rerun => "a run once more, as its run.json says: ple rerun RUN --output_dir NEW",
