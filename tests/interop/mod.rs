@@ -131,6 +131,9 @@ fn adapters_mean_the_same_to_peft() -> Result<()> {
         for folder in entries {
             let name = folder.file_name().context("a name")?.to_string_lossy().into_owned();
             let far = compare(&s, &at("base"), &folder, &rows).with_context(|| format!("{side}/{name}"))?;
+            // An adapter that did nothing would agree whatever was read of it.
+            let theirs = Checkpoint::open_file(&folder.join("logits.safetensors"))?.tensor("logits")?.to_f32();
+            ensure!(distance(&theirs, &alone) > 100.0 * limit, "{side}/{name} does nothing");
             say(&format!("interop {side}/{name}: logits within {far:.1e} of PEFT's"));
             ensure!(noise < 1e-5 && far < limit, "{side}/{name}: {far:e}");
             count += 1;
