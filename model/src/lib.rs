@@ -17,6 +17,7 @@ mod header;
 mod json;
 pub mod kv_cache;
 pub mod lora;
+pub mod merge;
 mod rotary;
 pub mod sequence;
 mod stop;

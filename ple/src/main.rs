@@ -58,6 +58,7 @@ fn run(argv: &[String]) -> Result<ExitCode, Error> {
         Command::Generate => command::generate::run(&c),
         Command::Score => command::score::run(&c),
         Command::Logprob => command::logprob::run(&c),
+        Command::Merge => command::merge::run(&c),
         Command::Report => command::report::run(&c),
         Command::Demo => command::demo::run(&c),
         Command::Rerun => command::rerun::run(&c),

@@ -58,7 +58,7 @@ impl Opened {
                 Some(folder) => {
                     identity::check(&opened.folder, folder)?;
                     let disk = adapter::Adapter::load(folder, &modules)?;
-                    without_dropout(folder, &disk.config)?;
+                    trainable(folder, &disk.config)?;
                     opened.notes.extend(overruled(c, folder, &disk.config, &modules));
                     disk
                 }
@@ -184,11 +184,15 @@ pub(crate) fn end_from(tokenizer: &mut Tokenizer, config: &model::Config) -> Opt
     Some(format!("eos_token is not in tokenizer_config.json: answers end with {id} {token:?}, the eos_token_id of the model"))
 }
 
-fn without_dropout(folder: &Path, config: &AdapterConfig) -> Result<()> {
+/// Whether an adapter that runs can also go on being trained.
+fn trainable(folder: &Path, config: &AdapterConfig) -> Result<()> {
+    let file = folder.join("adapter_config.json");
+    if config.use_dora {
+        return Err(Error::file(&file, "use_dora: wanted false, got true: a DoRA adapter can be run and merged, not trained"));
+    }
     if config.lora_dropout == 0.0 {
         return Ok(());
     }
-    let file = folder.join("adapter_config.json");
     let text = format!(
         "lora_dropout: wanted 0, got {}: dropout is not supported; set lora_dropout to 0 in {} to go on without it",
         config.lora_dropout,
@@ -292,9 +296,11 @@ mod tests {
 
     #[test]
     fn dropout_and_too_small_a_vocabulary_are_refused() {
-        assert!(without_dropout(Path::new("A"), &disk()).is_ok());
+        assert!(trainable(Path::new("A"), &disk()).is_ok());
+        let dora = trainable(Path::new("A"), &AdapterConfig { use_dora: true, ..disk() }).map_err(|e| e.to_string());
+        assert!(dora.is_err_and(|t| t.contains("A/adapter_config.json: use_dora: wanted false, got true")));
         let dropping = AdapterConfig { lora_dropout: 0.1, ..disk() };
-        let text = without_dropout(Path::new("A"), &dropping).map_err(|e| e.to_string());
+        let text = trainable(Path::new("A"), &dropping).map_err(|e| e.to_string());
         assert!(text.is_err_and(|t| t.contains("got 0.1") && t.contains("set lora_dropout to 0 in A/adapter_config.json")));
         assert!(fits(Path::new("M"), 512, 512).is_ok());
         let text = fits(Path::new("M"), 513, 512).map_err(|e| e.to_string());

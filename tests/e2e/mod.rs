@@ -14,6 +14,7 @@ mod inspects;
 mod interposed;
 mod journals;
 mod kernels;
+mod merges;
 mod program;
 mod refused;
 mod report;

@@ -10,6 +10,7 @@ pub mod eval;
 pub mod generate;
 pub mod inspect;
 pub mod logprob;
+pub mod merge;
 pub mod pairs;
 pub mod report;
 pub mod rerun;

@@ -36,6 +36,7 @@ pub fn check(c: &Config) -> Result<()> {
         }),
         Command::Logprob => rows(c),
         Command::Chat => chat(c).and_then(|()| sampling(c)),
+        Command::Merge => merge(c),
         Command::Report => ensure(!c.runs.is_empty(), "runs", "the folders of one or more runs", "nothing"),
         Command::Rerun => ensure(c.runs.len() == 1, "runs", "the folder of one run", c.runs.len())
             .and_then(|()| ensure(c.output_dir.is_some(), "output_dir", "the folder to write", "nothing")),
@@ -110,6 +111,12 @@ fn eval(c: &Config) -> Result<()> {
 
 fn chat(c: &Config) -> Result<()> {
     ensure(c.model_name_or_path.is_some(), "model_name_or_path", "the folder of a model", "nothing")
+}
+
+fn merge(c: &Config) -> Result<()> {
+    ensure(c.model_name_or_path.is_some(), "model_name_or_path", "the folder of a model", "nothing")?;
+    ensure(c.adapter.is_some(), "adapter", "the folder of an adapter", "nothing")?;
+    ensure(c.dry_run || c.output_dir.is_some(), "output_dir", "the folder to write", "nothing")
 }
 
 /// The released code's recipe.

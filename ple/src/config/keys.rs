@@ -20,6 +20,7 @@ const LOGPROB: u32 = Command::Logprob.bit();
 const EVAL: u32 = Command::Eval.bit();
 const CHAT: u32 = Command::Chat.bit();
 const INSPECT: u32 = Command::Inspect.bit();
+const MERGE: u32 = Command::Merge.bit();
 const REPORT: u32 = Command::Report.bit();
 const DIFF: u32 = Command::Diff.bit();
 const RERUN: u32 = Command::Rerun.bit();
@@ -47,17 +48,17 @@ const RUN: u32 = FIT | MAP | EVAL | CHAT;
 const FILES: u32 = FIT | MAP | EVAL | INSPECT;
 /// Commands that draw answers, in a conversation too.
 const DRAW: u32 = SAMPLE | CHAT;
-const ALL: u32 = RUN | INSPECT | REPORT | DIFF | RERUN | DEMO | DOCTOR | TRY;
+const ALL: u32 = RUN | INSPECT | MERGE | REPORT | DIFF | RERUN | DEMO | DOCTOR | TRY;
 
 keys! {
     /// Folder of the base model: config.json, weights, tokenizer.
-    model_name_or_path: Option<PathBuf> = None, RUN | INSPECT;
+    model_name_or_path: Option<PathBuf> = None, RUN | INSPECT | MERGE;
     /// Ours: folder with config.json and a tokenizer but no weights; training starts from weights drawn with the seed.
     init_from_config: Option<PathBuf> = None, FIT;
     /// Folder of an adapter to go on from, or to score with.
-    adapter: Option<PathBuf> = None, RUN | INSPECT;
-    /// Element type of the base weights in memory.
-    dtype: Dtype = Dtype::Auto, RUN;
+    adapter: Option<PathBuf> = None, RUN | INSPECT | MERGE;
+    /// Element type of the base weights in memory (merge: of what is written).
+    dtype: Dtype = Dtype::Auto, RUN | MERGE;
     /// Ours: who multiplies matrices on a CUDA device: own kernels, whose bits are the same in every batch, or the vendor's library.
     gemm: Gemm = Gemm::Own, RUN;
     /// Which parameters are trained; full writes a model folder.
@@ -73,14 +74,14 @@ keys! {
     /// Scale alpha / sqrt(r) instead of alpha / r.
     use_rslora: bool = false, FIT;
 
-    /// Rows to train on, query or score: JSONL or JSONL.gz.
-    dataset_name: Option<PathBuf> = None, FILES;
+    /// Rows to train on, query or score: JSONL or JSONL.gz (merge: prompts to compare on; unset is a few that are built in).
+    dataset_name: Option<PathBuf> = None, FILES | MERGE;
     /// Ours: held-out rows: their loss is reported and, by train, the reward of answers to them.
     eval_dataset_name: Option<PathBuf> = None, FIT;
     /// Rows of a supervised stage before the first iteration, on the same adapter.
     sft_dataset_name: Option<PathBuf> = None, LOOP;
     /// Folder that the run writes (sampling methods: with the answers and the adapter that drew them, per iteration).
-    output_dir: Option<PathBuf> = None, FIT | EVAL | DEMO | RERUN;
+    output_dir: Option<PathBuf> = None, FIT | EVAL | DEMO | RERUN | MERGE;
     /// Ours: the file of results, one line per row (report: the page).
     output_file: Option<PathBuf> = None, MAP | REPORT;
     /// Ours: folders of runs to report on (diff: the two to compare); may be given without the flag.
@@ -301,5 +302,5 @@ keys! {
     /// How progress is printed.
     log_format: LogFormat = LogFormat::Pretty, ALL;
     /// Check the settings and stop.
-    dry_run: bool = false, RUN;
+    dry_run: bool = false, RUN | MERGE;
 }

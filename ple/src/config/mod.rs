@@ -60,6 +60,8 @@ pub enum Command {
     Chat,
     /// What a model, an adapter, a template or rows are.
     Inspect,
+    /// A base and an adapter as one model.
+    Merge,
     /// A page on finished or running runs.
     Report,
     /// The first difference between two runs.
@@ -82,7 +84,7 @@ pub enum Command {
 
 impl Command {
     /// All of them.
-    pub const ALL: [Command; 22] = [
+    pub const ALL: [Command; 23] = [
         Command::Train,
         Command::Sft,
         Command::Reward,
@@ -96,6 +98,7 @@ impl Command {
         Command::Eval,
         Command::Chat,
         Command::Inspect,
+        Command::Merge,
         Command::Report,
         Command::Diff,
         Command::Rerun,
@@ -123,6 +126,7 @@ impl Command {
             Command::Eval => "eval",
             Command::Chat => "chat",
             Command::Inspect => "inspect",
+            Command::Merge => "merge",
             Command::Report => "report",
             Command::Diff => "diff",
             Command::Rerun => "rerun",
@@ -153,6 +157,7 @@ impl Command {
             Command::Inspect => {
                 "what there is: ple inspect model | adapter | template | data (exit code 1 where something is refused or odd)"
             }
+            Command::Merge => "a base and an adapter as one model folder, and what that changed",
             Command::Report => "a page on runs: ple report RUN...",
             Command::Diff => "the first difference between two runs: ple diff RUN_A RUN_B (exit code 1 if there is one)",
             Command::Rerun => "a run once more, as its run.json says: ple rerun RUN --output_dir NEW",
