@@ -53,6 +53,8 @@ keys! {
     adapter: Option<PathBuf> = None, RUN | MERGE;
     /// Element type of the base weights in memory (merge: of what is written).
     dtype: Dtype = Dtype::Auto, RUN | MERGE;
+    /// Ours: who multiplies matrices on a CUDA device: own kernels, whose bits are the same in every batch, or the vendor's library.
+    gemm: Gemm = Gemm::Own, RUN;
     /// Which parameters are trained; full writes a model folder.
     tune: Tune = Tune::Lora, FIT;
     /// Rank of the adapter.
