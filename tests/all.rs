@@ -7,3 +7,4 @@ mod golden;
 mod interop;
 mod law;
 mod model;
+mod mutated;

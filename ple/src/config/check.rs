@@ -36,11 +36,18 @@ pub fn check(c: &Config) -> Result<()> {
         }),
         Command::Logprob => rows(c),
         Command::Merge => merge(c),
+        Command::Chat => chat(c).and_then(|()| sampling(c)),
         Command::Report => ensure(!c.runs.is_empty(), "runs", "the folders of one or more runs", "nothing"),
         Command::Rerun => ensure(c.runs.len() == 1, "runs", "the folder of one run", c.runs.len())
             .and_then(|()| ensure(c.output_dir.is_some(), "output_dir", "the folder to write", "nothing")),
         Command::Diff => ensure(c.runs.len() == 2, "runs", "the folders of two runs", c.runs.len()),
-        Command::Demo | Command::Selftest | Command::Bench | Command::Doctor | Command::Config | Command::Completions => Ok(()),
+        Command::Inspect
+        | Command::Demo
+        | Command::Selftest
+        | Command::Bench
+        | Command::Doctor
+        | Command::Config
+        | Command::Completions => Ok(()),
     }
 }
 
@@ -106,6 +113,10 @@ fn merge(c: &Config) -> Result<()> {
     ensure(c.model_name_or_path.is_some(), "model_name_or_path", "the folder of a model", "nothing")?;
     ensure(c.adapter.is_some(), "adapter", "the folder of an adapter", "nothing")?;
     ensure(c.dry_run || c.output_dir.is_some(), "output_dir", "the folder to write", "nothing")
+}
+
+fn chat(c: &Config) -> Result<()> {
+    ensure(c.model_name_or_path.is_some(), "model_name_or_path", "the folder of a model", "nothing")
 }
 
 /// The released code's recipe.
