@@ -149,14 +149,17 @@ fn merged(folder: &Path, adapter: &HostAdapter) -> Result<tempfile::TempDir> {
     std::fs::copy(folder.join("config.json"), dir.path().join("config.json"))?;
     let checkpoint = model::weights::Checkpoint::open(folder)?;
     let mut rows = Vec::new();
-    for spec in model::Config::from_folder(folder)?.tensors() {
+    let config = model::Config::from_folder(folder)?;
+    for spec in config.tensors() {
         let mut w = checkpoint.tensor(&spec.name)?.to_f32();
         if let Some(m) = adapter.modules.iter().find(|m| spec.name == format!("{}.weight", m.path)) {
-            for (o, row) in w.chunks_exact_mut(m.in_features).enumerate() {
-                for (i, w) in row.iter_mut().enumerate() {
-                    let ba: f64 = (0..m.r).map(|j| f64::from(m.b[o * m.r + j]) * f64::from(m.a[j * m.in_features + i])).sum();
-                    *w = (f64::from(*w) + f64::from(m.scale) * ba) as f32;
-                }
+            // A Conv1D's rows are inputs.
+            let turned = config.fan_in_fan_out();
+            for (at, w) in w.iter_mut().enumerate() {
+                let (row, column) = (at / spec.shape[1], at % spec.shape[1]);
+                let (o, i) = if turned { (column, row) } else { (row, column) };
+                let ba: f64 = (0..m.r).map(|j| f64::from(m.b[o * m.r + j]) * f64::from(m.a[j * m.in_features + i])).sum();
+                *w = (f64::from(*w) + f64::from(m.scale) * ba) as f32;
             }
         }
         rows.push((spec.name, spec.shape, w.iter().flat_map(|v| v.to_le_bytes()).collect()));
