@@ -91,7 +91,9 @@ pub fn families() -> Vec<serde_json::Value> {
         config
     };
     let gemma = json!({"hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": 24, "sliding_window": 70,
-        "attn_logit_softcapping": 5.0, "final_logit_softcapping": 8.0, "rope_local_base_freq": 1e3, "sliding_window_pattern": 2});
+        "attn_logit_softcapping": 5.0, "final_logit_softcapping": 8.0, "sliding_window_pattern": 2});
+    let mut gemma3 = gemma.clone();
+    gemma3["rope_local_base_freq"] = json!(1e3);
     vec![
         like("llama", "LlamaForCausalLM", json!({"attention_bias": true, "mlp_bias": true})),
         like("mistral", "MistralForCausalLM", json!({"sliding_window": 67, "tie_word_embeddings": false})),
@@ -99,8 +101,8 @@ pub fn families() -> Vec<serde_json::Value> {
         like("qwen3", "Qwen3ForCausalLM", json!({"head_dim": 22})),
         json!({"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_embd": 44, "n_inner": 72, "n_layer": 2, "n_head": 4,
             "n_positions": POSITIONS, "vocab_size": VOCABULARY, "layer_norm_epsilon": 1e-5, "bos_token_id": 1, "eos_token_id": 2}),
-        like("gemma2", "Gemma2ForCausalLM", gemma.clone()),
-        like("gemma3_text", "Gemma3ForCausalLM", gemma),
+        like("gemma2", "Gemma2ForCausalLM", gemma),
+        like("gemma3_text", "Gemma3ForCausalLM", gemma3),
     ]
 }
 

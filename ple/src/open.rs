@@ -1,6 +1,6 @@
 //! From settings to a device, a model, its adapter and its tokenizer.
 
-use crate::config::{Command, Config, Dtype, Tune as Tuned};
+use crate::config::{Command, Config, Dtype, Gemm, Tune as Tuned};
 use crate::data::Tokens;
 use crate::{Error, Result, identity};
 use model::{Adapter, AdapterConfig, Lora, Targets, Tokenizer, Transformer, Tune, adapter};
@@ -28,7 +28,15 @@ pub struct Opened {
 
 /// The device of the settings.
 pub fn stream(c: &Config) -> Result<Stream> {
-    Ok(Stream::open(&c.device, (c.threads > 0).then_some(c.threads as usize))?)
+    let s = Stream::open(&c.device, (c.threads > 0).then_some(c.threads as usize))?;
+    if c.gemm == Gemm::Library {
+        let why = match s.host() {
+            Some(_) => "the CPU has no other products than its own",
+            None => "the library multiplies in bf16, and models on this device are in f32",
+        };
+        return Err(Error::Usage(format!("gemm: wanted own on {}: {why}; got library", s.backend().name())));
+    }
+    Ok(s)
 }
 
 fn dtype(c: &Config) -> Option<DType> {

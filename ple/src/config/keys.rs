@@ -52,6 +52,8 @@ keys! {
     adapter: Option<PathBuf> = None, RUN;
     /// Element type of the base weights in memory.
     dtype: Dtype = Dtype::Auto, RUN;
+    /// Ours: who multiplies matrices on a CUDA device: own kernels, whose bits are the same in every batch, or the vendor's library.
+    gemm: Gemm = Gemm::Own, RUN;
     /// Which parameters are trained; full writes a model folder.
     tune: Tune = Tune::Lora, FIT;
     /// Rank of the adapter.
