@@ -156,9 +156,10 @@ pub fn adapter(model: &Transformer, r: usize, seed: u64) -> HostAdapter {
         scale: 2.0,
         a: (0..r * m.in_features).map(|_| 0.2 * random.symmetric()).collect(),
         b: (0..m.out_features * r).map(|_| 0.1 * random.symmetric()).collect(),
+        magnitude: None,
     };
     let modules = modules.iter().map(|m| module(m, &mut random)).collect();
-    HostAdapter { config, modules, score: None }
+    HostAdapter { config, modules, score: None, saved: Vec::new() }
 }
 
 /// Loads a folder and puts an adapter of rank 8 into its first slot.

@@ -17,6 +17,7 @@ mod header;
 mod json;
 pub mod kv_cache;
 pub mod lora;
+pub mod merge;
 mod norm;
 mod rotary;
 pub mod sequence;
@@ -36,7 +37,7 @@ pub use generate::{Progress, Request, generate};
 pub use kv_cache::{CacheLimits, KvCache};
 pub use lora::Lora;
 pub use sequence::{Finished, SampleKey};
-pub use tokenizer::Tokenizer;
+pub use tokenizer::{TextStream, Tokenizer};
 pub use transformer::{Adapter, Grads, Head, ScalarHead, Transformer, Tune};
 
 #[cfg(test)]

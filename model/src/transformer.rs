@@ -251,6 +251,7 @@ impl Transformer {
     pub fn trained(&self, tune: Tune) -> Result<(&Arena, &[Tensor])> {
         match tune {
             Tune::Lora(i) => match self.slot(Adapter::Slot(i))? {
+                Some(lora) if lora.is_dora() => Err(Error::Batch("DoRA adapters can be run, not trained".into())),
                 Some(lora) => Ok((lora.arena(), lora.tensors())),
                 None => Err(Error::Batch("no adapter to tune".into())),
             },
@@ -301,8 +302,9 @@ impl Transformer {
     fn part<'a>(&'a self, layer: usize, module: usize, lora: Option<&'a Lora>) -> Result<linear::Part<'a>> {
         let m = &self.base.layers[layer].modules[module];
         let bias = m.bias.map(|b| self.base.arena().view(b)).transpose()?;
+        let weight = lora.and_then(|l| l.weight(layer, module)).unwrap_or_else(|| self.base.weight(m))?;
         let lora = lora.map_or(Ok(None), |l| l.of(layer, module))?;
-        Ok(linear::Part { weight: self.base.weight(m)?, bias, lora })
+        Ok(linear::Part { weight, bias, lora })
     }
 
     /// Calls `run` with the operands of a module group.

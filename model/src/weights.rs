@@ -110,6 +110,15 @@ impl Checkpoint {
         &self.path
     }
 
+    /// Every file with the names of its tensors, ascending; an index names no file without one.
+    pub fn files(&self) -> Vec<(&Path, Vec<&str>)> {
+        let mut files: Vec<(&Path, Vec<&str>)> = self.files.iter().map(|f| (f.path(), Vec::new())).collect();
+        for (name, (at, _)) in &self.tensors {
+            files[*at].1.push(name);
+        }
+        files
+    }
+
     /// A string of the file's metadata; a sharded checkpoint has none.
     pub fn metadata(&self, name: &str) -> Option<&str> {
         self.metadata.get(name).map(String::as_str)
