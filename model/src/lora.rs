@@ -4,7 +4,7 @@
 //! as they compute everything else.
 
 use crate::adapter::{Adapter, AdapterModule};
-use crate::base::{Base, MODULES, Matrix};
+use crate::base::{Base, Matrix};
 use crate::{Error, Result};
 use kernels::linear;
 use kernels::weight::{self, Layout, Weight};
@@ -39,7 +39,7 @@ pub struct Tensor {
 pub struct Lora {
     arena: Arena,
     /// `[L][module]`
-    modules: Vec<[Option<Module>; MODULES]>,
+    modules: Vec<Vec<Option<Module>>>,
     /// `[C]` the scalar head, where the adapter has one.
     score: Option<Region>,
     tensors: Vec<Tensor>,
@@ -51,12 +51,12 @@ impl Lora {
     /// Uploads an adapter for this base.
     pub fn upload(s: &Stream, base: &Base, adapter: Adapter) -> Result<Lora> {
         let (mut plan, form) = (Plan::default(), Layout::of(s, &[]));
-        let mut modules = vec![[None; MODULES]; base.layers()];
+        let mut modules = vec![vec![None; base.modules()]; base.layers()];
         let mut tensors = Vec::new();
         for m in &adapter.modules {
             let (layer, module) =
                 base.locate(&m.path).ok_or_else(|| Error::Batch(format!("adapter module {} is not in the model", m.path)))?;
-            let (o, i) = base.size(module);
+            let (o, i) = base.size(layer, module);
             let region = |plan: &mut Plan, tensors: &mut Vec<Tensor>, side: char, shape: [usize; 2]| {
                 let region = plan.region(shape[0] * shape[1], DType::F32);
                 tensors.push(Tensor { name: format!("{}.lora_{side}.weight", m.path), region, shape });

@@ -178,6 +178,13 @@ pub fn merge(
     out: &Path,
     progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
 ) -> Result<Merged> {
+    if config.fan_in_fan_out() {
+        let family = config.model_type();
+        return Err(Error::file(
+            base.path(),
+            format!("modules: wanted matrices [out, in] to merge into, got {family}'s [in, out]"),
+        ));
+    }
     let plan = Plan::new(base, config, adapter, dtype)?;
     let files = plan.files()?;
     let replaced = adapter.saved.iter().map(|t| t.spec.name.clone()).chain(adapter.score.iter().map(|_| SCORE.to_string()));

@@ -62,7 +62,7 @@ impl Opened {
                     opened.notes.extend(overruled(c, folder, &disk.config, &modules));
                     disk
                 }
-                None => fresh(c, &modules)?,
+                None => fresh(c, &modules, opened.model()?.config.fan_in_fan_out())?,
             };
             let disk = if c.command == Command::Reward { scored(c, opened.model()?, disk)? } else { disk };
             opened.policy = opened.insert(disk)?;
@@ -225,8 +225,9 @@ fn overruled(c: &Config, folder: &Path, disk: &AdapterConfig, modules: &[model::
 }
 
 /// A new adapter; what is wrong with it is wrong with the settings.
-fn fresh(c: &Config, modules: &[model::ModuleSpec]) -> Result<adapter::Adapter> {
-    adapter::Adapter::fresh(adapter_config(c), modules, c.seed, kernels::sample::philox).map_err(|e| match e {
+fn fresh(c: &Config, modules: &[model::ModuleSpec], fan_in_fan_out: bool) -> Result<adapter::Adapter> {
+    let config = AdapterConfig { fan_in_fan_out, ..adapter_config(c) };
+    adapter::Adapter::fresh(config, modules, c.seed, kernels::sample::philox).map_err(|e| match e {
         model::Error::File { text, .. } if text.starts_with("lora_") => Error::Usage(text),
         model::Error::File { text, .. } => Error::Usage(format!("lora_{text}")),
         other => other.into(),

@@ -1,3 +1,4 @@
 //! The model floor's promises beyond numbers.
 
+mod families;
 mod steady;

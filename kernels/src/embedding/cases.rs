@@ -45,7 +45,7 @@ fn shape(kind: Kind, seed: u64, n: usize, [v, c]: [usize; 2]) -> Vec<Case> {
     let gather = Case::new(named("backward"), operands, move |s, o| {
         let layout = Layout::of(s, &[]);
         let held = s.zeros::<f32>(layout.len(&[v], c))?;
-        backward(s, held.view(), o[1], o[2], v)?;
+        backward(s, held.view(), o[1], o[2], v, 1.0)?;
         o[0].write(s, &weight::read(s, layout.weight(held.view(), &[v], c, 0)?)?)
     });
     vec![look_up.cut(n), gather]
