@@ -274,7 +274,7 @@ fn messages_are_scored_as_their_texts_are() -> Result<()> {
     ensure!(ids.iter().filter(|id| **id == 1).count() == 1 && ids.last() == Some(&2), "{shown:#}");
     let call =
         || ple("score --quiet --reward_funcs length:9").key("dataset_name", at("told.jsonl")).key("output_file", at("none"));
-    call().refuse(2, &["model_name_or_path: wanted the folder whose chat template renders messages"])?;
+    call().refuse(3, &["told.jsonl: line 1: a row of messages: wanted model_name_or_path, the folder whose chat template"])?;
     rows(&at("told.jsonl"), &[json!({ "messages": [query[0]] })])?;
     call()
         .key("model_name_or_path", &model)

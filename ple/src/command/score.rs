@@ -85,7 +85,7 @@ fn read(c: &Config) -> Result<Vec<Row>> {
         if talk::is_told(&lines, &mut messages)? {
             let talk: &mut Talk = match &mut talk {
                 Some(talk) => talk,
-                none => none.insert(Talk::open(c)?),
+                none => none.insert(Talk::open(c, &lines, &messages)?),
             };
             let Told { prompt, completion, tokens } = talk.read(&lines, &messages)?;
             rows.push(Row { line, prompt, completion, tokens, told: true });

@@ -1,9 +1,9 @@
 //! Rows of messages as `ple score` reads them: the texts that a run would have scored, had the policy given the answer.
 
+use crate::Result;
 use crate::config::Config;
 use crate::data::jsonl::Line;
 use crate::data::{Lines, Tokens, chat, sharegpt};
-use crate::{Error, Result};
 use model::Tokenizer;
 use serde_json::Value;
 use std::path::Path;
@@ -24,11 +24,10 @@ pub(super) struct Talk {
 
 impl Talk {
     /// Of the settings' model folder: its tokenizer, template and stop ids; no weights.
-    pub(super) fn open(c: &Config) -> Result<Talk> {
+    pub(super) fn open(c: &Config, lines: &Lines, line: &Line) -> Result<Talk> {
         let Some(folder) = &c.model_name_or_path else {
-            return Err(Error::Usage(
-                "model_name_or_path: wanted the folder whose chat template renders messages, got none".into(),
-            ));
+            let text = "a row of messages: wanted model_name_or_path, the folder whose chat template renders them, got none";
+            return Err(lines.error(line.line, text));
         };
         let tokenizer = Tokenizer::open(folder)?;
         Ok(Talk { stop: stop(folder, &tokenizer), tokenizer })
