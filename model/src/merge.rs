@@ -4,7 +4,7 @@
 use crate::adapter::{Adapter, AdapterModule};
 use crate::header::{Stopped, write_streamed};
 use crate::json::{self, Object};
-use crate::weights::{Checkpoint, TensorData};
+use crate::weights::{Checkpoint, PREFIX, TensorData};
 use crate::{Config, Error, Result, TensorSpec};
 use half::{bf16, f16};
 use runtime::DType;
@@ -61,12 +61,17 @@ fn embedding(list: &[TensorSpec]) -> Option<&TensorSpec> {
     list.iter().find(|spec| spec.name.ends_with("embed_tokens.weight") || spec.name.ends_with("wte.weight"))
 }
 
+/// Whether a name of the base is `wanted`, which it may have without the family's prefix.
+fn is(name: &str, wanted: &str) -> bool {
+    name == wanted || wanted.strip_prefix(PREFIX) == Some(name)
+}
+
 /// Where a tensor's values come from.
 enum Source<'a> {
     /// As they are.
     Base(TensorData<'a>),
-    /// W and what sits on it.
-    Module(TensorData<'a>, &'a AdapterModule),
+    /// W and what sits on it; of a Conv1D, whose W lies [I, O], true.
+    Module(TensorData<'a>, &'a AdapterModule, bool),
     /// The adapter's own.
     Saved(&'a [f32]),
 }
@@ -84,6 +89,7 @@ struct Plan<'a> {
     base: &'a Checkpoint,
     adapter: &'a Adapter,
     dtype: Option<DType>,
+    conv1d: bool,
     /// Of a tied base: the embedding's name.
     tied: Option<String>,
     untied: bool,
@@ -95,7 +101,7 @@ impl<'a> Plan<'a> {
         let whole = whole(config);
         let tied = embedding(&whole).filter(|_| config.tie_word_embeddings && !config.scalar_head).map(|spec| spec.name.clone());
         let headed = adapter.score.is_some() && !config.scalar_head;
-        let mut plan = Plan { base, adapter, dtype, tied, untied: false, headed };
+        let mut plan = Plan { base, adapter, dtype, conv1d: config.fan_in_fan_out(), tied, untied: false, headed };
         if let (Some(embedding), false) = (plan.tied.clone(), headed) {
             let values = |name: &str| match plan.saved(name) {
                 Some(values) => Ok(values.to_vec()),
@@ -108,7 +114,7 @@ impl<'a> Plan<'a> {
     }
 
     fn saved(&self, name: &str) -> Option<&'a [f32]> {
-        self.adapter.saved.iter().find(|t| t.spec.name == name).map(|t| t.values.as_slice())
+        self.adapter.saved.iter().find(|t| is(name, &t.spec.name)).map(|t| t.values.as_slice())
     }
 
     /// The tensor of the result that has the name of one of the base's.
@@ -118,15 +124,15 @@ impl<'a> Plan<'a> {
         }
         let tensor = self.base.tensor(name)?;
         let dtype = self.dtype.unwrap_or(tensor.dtype);
-        let module = || self.adapter.modules.iter().find(|m| name.strip_suffix(".weight") == Some(&m.path));
+        let module = || self.adapter.modules.iter().find(|m| name.strip_suffix(".weight").is_some_and(|n| is(n, &m.path)));
         let source = if let Some(values) = self.saved(name) {
             Source::Saved(values)
         } else if let Some(score) = self.adapter.score.as_deref().filter(|_| name == SCORE) {
             let shape = [1, score.len()];
             if tensor.shape == shape { Source::Saved(score) } else { return Err(tensor.wrong_shape(&shape)) }
         } else if let Some(m) = module() {
-            let shape = [m.out_features, m.in_features];
-            if tensor.shape == shape { Source::Module(tensor, m) } else { return Err(tensor.wrong_shape(&shape)) }
+            let shape = if self.conv1d { [m.in_features, m.out_features] } else { [m.out_features, m.in_features] };
+            if tensor.shape == shape { Source::Module(tensor, m, self.conv1d) } else { return Err(tensor.wrong_shape(&shape)) }
         } else {
             Source::Base(tensor)
         };
@@ -158,7 +164,7 @@ impl<'a> Plan<'a> {
             let mut list = Vec::new();
             for name in names {
                 list.extend(self.of(name)?);
-                let beside = more.iter().position(|(beside, _)| beside == name);
+                let beside = more.iter().position(|(beside, _)| is(name, beside));
                 list.extend(beside.map(|at| more.remove(at).1));
             }
             files.push((path.file_name().unwrap_or_default().to_string_lossy().into_owned(), list));
@@ -178,13 +184,6 @@ pub fn merge(
     out: &Path,
     progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
 ) -> Result<Merged> {
-    if config.fan_in_fan_out() {
-        let family = config.model_type();
-        return Err(Error::file(
-            base.path(),
-            format!("modules: wanted matrices [out, in] to merge into, got {family}'s [in, out]"),
-        ));
-    }
     let plan = Plan::new(base, config, adapter, dtype)?;
     let files = plan.files()?;
     let replaced = adapter.saved.iter().map(|t| t.spec.name.clone()).chain(adapter.score.iter().map(|_| SCORE.to_string()));
@@ -219,17 +218,33 @@ fn write(tensor: &Out, out: &mut dyn Write) -> std::result::Result<Option<Share>
         Source::Base(data) if data.dtype == tensor.dtype => out.write_all(data.bytes)?,
         Source::Base(data) => out.write_all(&stored(tensor, data.to_f32().into_iter().map(f64::from))?)?,
         Source::Saved(values) => out.write_all(&stored(tensor, values.iter().map(|v| f64::from(*v)))?)?,
-        Source::Module(data, module) => {
-            let mut share = Share { path: module.path.clone(), elements: 0, unchanged: 0 };
-            for (o, bytes) in data.bytes.chunks_exact(module.in_features * data.dtype.size()).enumerate() {
-                let row = TensorData { bytes, ..*data }.to_f32();
+        Source::Module(data, module, conv1d) => {
+            let (n, k, size) = (module.out_features, module.in_features, tensor.dtype.size());
+            let mut share = Share { path: module.path.clone(), elements: n * k, unchanged: 0 };
+            // Rows of W are columns of a Conv1D's: they are gathered, and written when all are there.
+            let whole = if *conv1d { data.to_f32() } else { Vec::new() };
+            let mut turned = vec![0; whole.len() * size];
+            for o in 0..n {
+                let row = match conv1d {
+                    true => whole.iter().skip(o).step_by(n).copied().collect(),
+                    false => {
+                        TensorData { bytes: &data.bytes[o * k * data.dtype.size()..][..k * data.dtype.size()], ..*data }.to_f32()
+                    }
+                };
                 let before = stored(tensor, row.iter().map(|v| f64::from(*v)))?;
                 let after = stored(tensor, module.merged(o, &row)?.into_iter())?;
-                let size = tensor.dtype.size();
-                share.elements += row.len();
                 share.unchanged += before.chunks_exact(size).zip(after.chunks_exact(size)).filter(|(a, b)| a == b).count();
-                out.write_all(&after)?;
+                match conv1d {
+                    true => turned
+                        .chunks_exact_mut(size)
+                        .skip(o)
+                        .step_by(n)
+                        .zip(after.chunks_exact(size))
+                        .for_each(|(to, v)| to.copy_from_slice(v)),
+                    false => out.write_all(&after)?,
+                }
             }
+            out.write_all(&turned)?;
             return Ok(Some(share));
         }
     }
