@@ -120,10 +120,10 @@ fn heads(b: &mut Bench) -> Result<()> {
         let flops = (2 * m * v * c) as f64;
         let bytes = 4.0 * (v * c) as f64;
         b.row(&format!("logprob {m}x{c}x{v}"), flops, bytes, |q| {
-            logprob::forward(q, logp.view(), scored, x.view(), rows.view(), targets.view(), head, scaling)
+            logprob::forward(q, logp.view(), scored, x.view(), rows.view(), targets.view(), head.into(), scaling)
         })?;
         b.row(&format!("logprob+way {m}x{c}x{v}"), 2.0 * flops, 2.0 * bytes, |q| {
-            logprob::forward(q, logp.view(), kept, x.view(), rows.view(), targets.view(), head, scaling)
+            logprob::forward(q, logp.view(), kept, x.view(), rows.view(), targets.view(), head.into(), scaling)
         })?;
         b.row(&format!("logprob dX {m}x{c}"), (2 * m * c) as f64, 8.0 * (m * c) as f64, |q| {
             logprob::backward(q, dx.view(), dlogp.view(), kept, rows.view(), scaling)

@@ -49,7 +49,11 @@ fn call(text: &str) -> Option<usize> {
 }
 
 fn calls(room: &str, file: &Path, seen: &mut BTreeMap<String, usize>) -> Vec<Call> {
-    let (text, short) = (std::fs::read_to_string(file).unwrap(), file.file_name().unwrap().to_string_lossy().into_owned());
+    let (text, mut short) = (std::fs::read_to_string(file).unwrap(), file.file_name().unwrap().to_string_lossy().into_owned());
+    // Headers bear their room's name, since other rooms include them too.
+    if short.ends_with(".cuh") {
+        short = format!("{room}/{short}");
+    }
     let mut all = Vec::new();
     for (row, line) in text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//")) {
         for (column, _) in line.char_indices().filter(|(i, _)| !line[..*i].ends_with(|c: char| c.is_alphanumeric() || c == '_')) {
@@ -80,7 +84,7 @@ fn all() -> Vec<Call> {
     let mut found = Vec::new();
     for room in rooms {
         let mut files: Vec<PathBuf> = room.read_dir().unwrap().map(|f| f.unwrap().path()).collect();
-        files.retain(|f| f.extension().is_some_and(|e| e == "cu"));
+        files.retain(|f| f.extension().is_some_and(|e| e == "cu" || e == "cuh"));
         files.sort();
         let name = room.file_name().unwrap().to_string_lossy().into_owned();
         found.extend(files.iter().flat_map(|file| calls(&name, file, &mut BTreeMap::new())));

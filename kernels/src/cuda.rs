@@ -5,10 +5,10 @@ use runtime::{Arg, DType, Defines, Kernel, Launch, Ptr, Result, View, ensure};
 /// Threads of a block wherever threads run over elements.
 pub(crate) const BLOCK: u32 = 256;
 
-/// A kernel of the room that calls this: its source is `common.cuh`, `ptx.cuh`, `stored.cuh` and the room's own file, each under its own
-/// name in messages.
+/// A kernel of the room that calls this: its source is `common.cuh`, `ptx.cuh`, `stored.cuh`, the rooms' headers that it names and the
+/// room's own file, each under its own name in messages.
 macro_rules! kernel {
-    ($name:literal, $file:literal) => {
+    ($name:literal, $file:literal $(, $header:literal)*) => {
         runtime::Kernel {
             name: $name,
             cuda: concat!(
@@ -18,6 +18,10 @@ macro_rules! kernel {
                 include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/ptx.cuh")),
                 "#line 1 \"stored.cuh\"\n",
                 include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/stored.cuh")),
+                $(
+                    concat!("#line 1 \"", $header, "\"\n"),
+                    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/", $header)),
+                )*
                 concat!("#line 1 \"", $file, "\"\n"),
                 include_str!($file)
             ),
@@ -69,9 +73,15 @@ pub(crate) fn size(room: &str, n: usize) -> Result<Arg<'static>> {
 /// Every kernel and variant that a launcher here may ask for, room by room. The gates compile them all, and a case of
 /// [`crate::selftest::ROOMS`] launches each (the conformance probes are dumped instead): a room that registers here and has no case fails.
 pub fn kernels() -> Vec<(Kernel, Defines)> {
-    let one = [&crate::adamw::KERNELS[..], &crate::linear::KERNELS, &crate::conformance::KERNELS];
-    let both = [&crate::embedding::KERNELS[..], &crate::rms_norm::KERNELS, &crate::rope::KERNELS, &crate::swiglu::KERNELS];
+    let one = [&crate::adamw::KERNELS[..], &crate::attention::KERNELS, &crate::linear::KERNELS, &crate::conformance::KERNELS];
+    let both = [
+        &crate::embedding::KERNELS[..],
+        &crate::rms_norm::KERNELS,
+        &crate::rope::KERNELS,
+        &crate::score::KERNELS,
+        &crate::swiglu::KERNELS,
+    ];
     let plain = one.into_iter().flatten().map(|k| (*k, variant(DType::F32)));
     let stored = both.into_iter().flatten().flat_map(|k| [DType::F32, DType::Bf16].map(|stored| (*k, variant(stored))));
-    plain.chain(stored).chain(crate::linear::mma::variants()).collect()
+    plain.chain(stored).chain(crate::linear::mma::variants()).chain(crate::logprob::variants()).collect()
 }

@@ -51,7 +51,7 @@ pub enum Weight<'a> {
 /// One matrix of an augmented group.
 #[derive(Clone, Copy, Debug)]
 pub struct Rows<'a> {
-    /// [ΣN + T, ld], the whole group, in f32 or bf16.
+    /// [ΣN + T, ld], the whole group, in f32, bf16 or f16.
     pub group: View<'a>,
     /// Its first row.
     pub first: usize,
@@ -96,7 +96,8 @@ impl Layout {
                 Ok(Panels::new(data.slice(first..first + packed_len(n[part], k))?, n[part], k)?.into())
             }
             Layout::Rows { tail } => {
-                ensure!(matches!(data.dtype(), DType::F32 | DType::Bf16), "weight: wanted f32 or bf16, got {}", data.dtype());
+                let is_float = matches!(data.dtype(), DType::F32 | DType::Bf16 | DType::F16);
+                ensure!(is_float, "weight: wanted f32, bf16 or f16, got {}", data.dtype());
                 Ok(Weight::Rows(Rows { group: data, first: n[..part].iter().sum(), n: n[part], k, tail }))
             }
         }
@@ -178,6 +179,7 @@ pub fn load(s: &Stream, weight: Weight<'_>, bytes: &[u8]) -> Result<()> {
     match weight {
         Weight::Panels(w) => panels::pack(s, w.data, bytes, n, k),
         Weight::Rows(_) if dtype == DType::F32 => typed::<f32>(s, weight.rows("weight::load")?, bytes),
+        Weight::Rows(_) if dtype == DType::F16 => typed::<f16>(s, weight.rows("weight::load")?, bytes),
         Weight::Rows(_) => typed::<bf16>(s, weight.rows("weight::load")?, bytes),
     }
 }
@@ -240,6 +242,10 @@ mod tests {
 
     #[test]
     fn on_cuda_what_is_loaded_is_read() {
-        on_cuda("weight", |s| returns(s, &[8, 0, 3], |v| v).and_then(|()| returns(s, &[], bf16::from_f32)));
+        on_cuda("weight", |s| {
+            returns(s, &[8, 0, 3], |v| v)?;
+            returns(s, &[], f16::from_f32)?;
+            returns(s, &[], bf16::from_f32)
+        });
     }
 }

@@ -196,7 +196,7 @@ impl Transformer {
                 let at = |region: Region| -> Result<View<'_>> { Ok(a.view(region, entries.end)?.slice(entries.clone())?) };
                 let hidden = p.view(a.at.hidden, c)?;
                 let kept = self.kept(a, entries.clone())?;
-                let panels = self.base.panels(self.lm_head()?)?;
+                let head = self.base.weight(self.lm_head()?)?;
                 let (rows, targets) = (at(a.at.rows)?, at(a.at.targets)?);
                 logprob::backward_weight(
                     p.s,
@@ -206,7 +206,7 @@ impl Transformer {
                     hidden,
                     rows,
                     targets,
-                    panels,
+                    head,
                     scaling(inv_temperature),
                 )?;
             }

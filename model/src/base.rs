@@ -4,7 +4,6 @@ use crate::Result;
 use crate::config::Config;
 use crate::lora::Tensor;
 use crate::weights::Checkpoint;
-use kernels::panels::Panels;
 use kernels::sample;
 use kernels::weight::{self, Weight};
 use runtime::{Arena, DType, Plan, Region, Stream};
@@ -285,10 +284,5 @@ impl Base {
 
     pub(crate) fn weight(&self, m: &Matrix) -> Result<Weight<'_>> {
         self.matrix(m.weight, [m.n, m.k])
-    }
-
-    /// The matrix for rooms that the CPU alone has.
-    pub(crate) fn panels(&self, m: &Matrix) -> Result<Panels<'_>> {
-        Ok(self.weight(m)?.panels("base")?)
     }
 }

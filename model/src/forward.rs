@@ -44,7 +44,7 @@ impl Transformer {
         let (out, rows) = (a.view(a.at.out, m)?, a.view(a.at.rows, m)?);
         match h {
             Head::LogProb { inv_temperature } => {
-                let head = self.base.panels(self.lm_head()?)?;
+                let head = self.base.weight(self.lm_head()?)?;
                 let targets = a.view(a.at.targets, m)?;
                 let way = if keep == Keep::Backward { m * self.config.hidden_size } else { 0 };
                 let kept = logprob::Kept { way: a.view(a.at.way, way)?, ..self.kept(a, 0..m)? };

@@ -16,12 +16,17 @@
 //! Per visible pair of query and key and per query head: 4·d FLOPs forward, 10·d backward (14·d where trees are too few for the
 //! threads and dq is computed apart from dk, dv). Bytes: qkv and out once per tile of 256 query rows, keys and values from cache.
 //!
+//! On CUDA in f32 a thread owns whole chains: the CPU's bits. There a block recomputes the scores for each 64 columns of d, gradients are
+//! two passes, over queries and over keys, and segments are the caller's word: rows beyond N are cut off, a forest that is none gives
+//! numbers without meaning; the CPU refuses it.
+//!
 //! order: law (A1, A2, A3, A6). A row of `out`, `m`, `l` depends on its path alone, a row of `dqkv` on its tree alone.
 
 pub(crate) mod block;
 pub(crate) mod chains;
 pub(crate) mod cpu;
 mod cpu_backward;
+mod cuda;
 pub(crate) mod forest;
 pub(crate) mod layout;
 #[cfg(test)]
@@ -32,6 +37,7 @@ pub(crate) mod tests;
 pub(crate) mod tile;
 mod weights;
 
+pub(crate) use cuda::KERNELS;
 use forest::Forest;
 use runtime::{DType, Result, Stream, View, disjoint, ensure};
 
@@ -140,10 +146,10 @@ pub fn forward(
     heads: Heads,
     params: Params,
 ) -> Result<()> {
-    let pool = s.pool("attention::forward")?;
     let n = rows(qkv, m, l, segments, heads, params)?;
     operand("attention", "out", out, n * heads.h * heads.d, DType::F32)?;
     disjoint("attention", &[out, m, l], &[qkv, segments])?;
+    let Some(pool) = s.host() else { return cuda::forward(s, [out, m, l], qkv, segments, heads, params) };
     // SAFETY: the device is the CPU, and `disjoint` showed that no output overlaps another operand.
     unsafe {
         let forest = forest(segments.host()?, n, params)?;
@@ -165,12 +171,12 @@ pub fn backward(
     heads: Heads,
     params: Params,
 ) -> Result<()> {
-    let pool = s.pool("attention::backward")?;
     let n = rows(qkv, m, l, segments, heads, params)?;
     operand("attention", "dqkv", dqkv, n * heads.stride(), DType::F32)?;
     operand("attention", "dout", dout, n * heads.h * heads.d, DType::F32)?;
     operand("attention", "out", out, n * heads.h * heads.d, DType::F32)?;
     disjoint("attention", &[dqkv], &[dout, out, qkv, m, l, segments])?;
+    let Some(pool) = s.host() else { return cuda::backward(s, dqkv, [dout, out, qkv, m, l], segments, heads, params) };
     // SAFETY: the device is the CPU, and `disjoint` showed that the output overlaps no other operand.
     unsafe {
         let forest = forest(segments.host()?, n, params)?;

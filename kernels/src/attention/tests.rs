@@ -1,6 +1,7 @@
 //! Attention against f64, against finite differences, against bad input. `law` holds the bits (against
-//! `scalar`), `fixtures` the shared cases.
+//! `scalar`), `fixtures` the shared cases, `cuda` what the emulated device does.
 
+mod cuda;
 pub(crate) mod fixtures;
 mod law;
 mod scalar;
@@ -132,16 +133,19 @@ fn reference_gradients_equal_finite_differences() {
 const LIMIT: f64 = 1e-6;
 
 fn against_reference(isa: Isa, threads: usize, segments: &[[u32; 4]], heads: Heads, params: Params) -> Result<()> {
-    let s = Stream::cpu(threads, isa);
+    on_stream(&Stream::cpu(threads, isa), segments, heads, params)
+}
+
+fn on_stream(s: &Stream, segments: &[[u32; 4]], heads: Heads, params: Params) -> Result<()> {
     let n = rows_of(segments);
     let (qkv, dout) = (normal(n * heads.stride(), 3), normal(n * heads.h * heads.d, 4));
     let want = reference::forward(&wide(&qkv), segments, heads, params);
-    let saved = run_forward(&s, &qkv, segments, heads, params)?;
-    let g = run_backward(&s, &dout, &saved, &qkv, segments, heads, params)?;
+    let saved = run_forward(s, &qkv, segments, heads, params)?;
+    let g = run_backward(s, &dout, &saved, &qkv, segments, heads, params)?;
     let wanted = reference::backward(&wide(&dout), &wide(&qkv), segments, heads, params);
     let errors = [relative(&saved.out, &want.out), relative(&saved.lse(), &want.lse), relative(&g, &wanted)];
-    println!("{isa} {threads} {heads:?} {params:?} {n}: {errors:?}");
-    assert!(errors.iter().all(|e| *e < LIMIT), "{isa} {threads} {heads:?} {params:?} {segments:?}: {errors:?}");
+    println!("{s:?} {heads:?} {params:?} {n}: {errors:?}");
+    assert!(errors.iter().all(|e| *e < LIMIT), "{s:?} {heads:?} {params:?} {segments:?}: {errors:?}");
     Ok(())
 }
 

@@ -1,7 +1,6 @@
 //! The calls that are measured: every room at the sizes of an 8B and a 0.5B model on accelerators, of a 15M one on the CPU.
 
 use crate::linear::{self, Lora, Part};
-use crate::panels::{Panels, packed_len};
 use crate::weight::{self, Layout};
 use crate::{adamw, attention, embedding, logprob, rms_norm, rope, swiglu};
 use half::bf16;
@@ -194,13 +193,14 @@ fn products(Shape { rows: m, c, f, h, k, d, v }: Shape) -> Vec<Work> {
     let rows = m / 2;
     let (flops, bytes) = ((2 * rows * v * c) as f64, 4.0 * (v * c + rows * c) as f64);
     works.push(Work::new("logprob", format!("forward f32 {rows}x{c}x{v}"), [flops, bytes], move |s| {
-        let (x, w, logp) = (up::<f32>(s, rows * c, 1)?, s.zeros::<f32>(packed_len(v, c))?, s.zeros::<f32>(rows)?);
+        let (x, w, logp) = (up::<f32>(s, rows * c, 1)?, s.zeros::<f32>(Layout::of(s, &[]).len(&[v], c))?, s.zeros::<f32>(rows)?);
         let kept = [s.zeros::<f32>(rows)?, s.zeros::<f32>(rows)?, s.zeros::<f32>(rows)?];
         let (entries, targets) = (ids(s, rows, rows)?, ids(s, rows, v)?);
         Ok(Box::new(move |s| {
             let [z_target, sum, max] = [0, 1, 2].map(|i| kept[i].view());
             let kept = logprob::Kept { z_target, sum, max, way: View::none(DType::F32) };
-            let (head, scaling) = (Panels::new(w.view(), v, c)?, logprob::Scaling { softcap: 0.0, inv_temperature: 1.0 });
+            let (head, scaling) =
+                (Layout::of(s, &[]).weight(w.view(), &[v], c, 0)?, logprob::Scaling { softcap: 0.0, inv_temperature: 1.0 });
             logprob::forward(s, logp.view(), kept, x.view(), entries.view(), targets.view(), head, scaling)
         }))
     }));

@@ -5,8 +5,11 @@ use crate::cuda::{BLOCK, kernel, operand, size};
 use crate::weight::{Layout, Rows};
 use runtime::{Arg, DType::F32, DType::U32, Kernel, Launch, Ptr, Result, Stream, View, ensure};
 
-pub(crate) const KERNELS: [Kernel; 3] =
-    [kernel!("linear_forward", "linear.cu"), kernel!("linear_backward", "linear.cu"), kernel!("linear_outer", "linear.cu")];
+pub(crate) const KERNELS: [Kernel; 3] = [
+    kernel!("linear_forward", "linear.cu", "linear/tile.cuh"),
+    kernel!("linear_backward", "linear.cu", "linear/tile.cuh"),
+    kernel!("linear_outer", "linear.cu", "linear/tile.cuh"),
+];
 
 /// Outputs on a side of a block's tile.
 const TILE: usize = 64;

@@ -1,7 +1,4 @@
-// Linear modules in f32: every output is one chain of fma in one thread, in the law's order. A block makes a tile of 64 x 64
-// outputs, a thread every sixteenth of 4 rows and 4 columns; operands pass through shared memory 16 steps of the reduction at a time.
-#define TILE 64
-#define STEP 16
+// Linear modules in f32: a block makes a tile of outputs.
 #define PARTS 4
 
 // One module: w [n, ld]; a [rank, k]; b [n, rank]; bias [n] or null. Its outputs stand from column `first`, its S from `slot`.
@@ -13,32 +10,6 @@ struct Part {
 struct Parts {
   Part part[PARTS];
 };
-
-struct Tiles {
-  float left[STEP][TILE + 1], right[STEP][TILE + 1];
-};
-
-// Continues every acc[i][j] over `count` steps with fma(left(row, step), right(column, step)); rows and columns count within
-// the tile, those beyond `rows` and `columns` are never asked for.
-template <class Left, class Right>
-__device__ void chain(float (&acc)[4][4], Tiles &t, u32 count, u32 rows, u32 columns, Left left, Right right) {
-  u32 row = threadIdx.x / 16, column = threadIdx.x % 16;
-  for (u32 first = 0; first < count; first += STEP) {
-    u32 steps = count - first < STEP ? count - first : STEP;
-    for (u32 i = threadIdx.x; i < STEP * TILE; i += blockDim.x) {
-      u32 s = i % STEP, r = i / STEP;
-      t.left[s][r] = s < steps && r < rows ? left(r, first + s) : 0.0f;
-      t.right[s][r] = s < steps && r < columns ? right(r, first + s) : 0.0f;
-    }
-    __syncthreads();
-    for (u32 s = 0; s < steps; s++)
-      for (u32 i = 0; i < 4; i++)
-        for (u32 j = 0; j < 4; j++) acc[i][j] = fmaf(t.left[s][row + 16 * i], t.right[s][column + 16 * j], acc[i][j]);
-    __syncthreads();
-  }
-}
-
-__device__ u32 rest(u32 n, u32 from) { return n - from < TILE ? n - from : TILE; }
 
 // y [m, width] = of x [m, k]: blocks count rows in x and the tiles of all parts in y. s [m, ranks] is read where a part has a rank.
 extern "C" __global__ void linear_forward(float *y, const float *x, const float *s, const __grid_constant__ Parts parts, u32 m, u32 k,

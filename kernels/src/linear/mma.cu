@@ -7,26 +7,14 @@
 #define DEPTH 32
 #define PARTS 4
 
-// 16 bytes: what one asynchronous copy brings.
-struct __align__(16) Chunk {
-  u16 at[8];
-};
-
-// Chunk `c` of row `r` in a tile of WIDTH chunks a row, so that eight rows' chunks lie in eight different groups of banks.
-template <int WIDTH> __device__ u32 place(u32 r, u32 c) {
-  if (WIDTH == 2) return 2 * r + (c ^ (r / 4 & 1));
-  if (WIDTH == 4) return 4 * r + (c ^ (r / 2 & 3));
-  return WIDTH * r + (c ^ (r & 7));
-}
-
 // Brings the first `count` of eight elements, zeros for the rest; `aligned` is an address that may be read. But for RAGGED all or none are
 // there, and rows start at 16 bytes.
-__device__ void copy(Chunk *to, const u16 *from, const u16 *aligned, u32 count) {
+__device__ void bring(Chunk *to, const u16 *from, const u16 *aligned, u32 count) {
 #if RAGGED
   (void)aligned;
   for (u32 i = 0; i < 8; i++) to->at[i] = i < count ? from[i] : (u16)0;
 #else
-  cp_async(to, count ? from : aligned, count ? 16 : 0);
+  copy(to, from, aligned, count != 0);
 #endif
 }
 
@@ -100,7 +88,7 @@ template <bool DOWN> __device__ void load(Tiles &t, const Product &p, u32 row, u
     u32 r = i / 4, c = i % 4, step = 2 * stage + c / 2, at = step * 16 + c % 2 * 8, late = p.from + at - body * 16;
     bool own = step < body, there = row + r < p.m && step < steps && (!own || at < p.body);
     const u16 *from = own ? p.left + (u64)(row + r) * p.left_ld + at : p.tail + (u64)(row + r) * p.width + late;
-    copy(&t.left[buffer][place<4>(r, c)], from, p.left, there ? own ? eight(at, p.body) : 8 : 0);
+    bring(&t.left[buffer][place<4>(r, c)], from, p.left, there ? own ? eight(at, p.body) : 8 : 0);
   }
   for (u32 i = threadIdx.x; i < TILE_N * 4; i += THREADS) {
     const u32 width = DOWN ? TILE_N / 8 : 4;
@@ -108,7 +96,7 @@ template <bool DOWN> __device__ void load(Tiles &t, const Product &p, u32 row, u
     u32 along = step < body ? at : p.body + p.from + at - body * 16, across = DOWN ? column + 8 * c : column + r;
     bool there = across < p.n && step < steps && (step >= body || at < p.body);
     u32 count = DOWN ? eight(across, p.n) : step < body ? eight(at, p.body) : 8;
-    copy(&t.right[buffer][place<width>(r, c)], p.right + (DOWN ? (u64)along * p.ld + across : (u64)across * p.ld + along), p.right, there ? count : 0);
+    bring(&t.right[buffer][place<width>(r, c)], p.right + (DOWN ? (u64)along * p.ld + across : (u64)across * p.ld + along), p.right, there ? count : 0);
   }
 }
 
@@ -228,12 +216,12 @@ extern "C" __launch_bounds__(THREADS) __global__ void linear_mma_outer(float *to
              for (u32 i = threadIdx.x; i < DEPTH * 2; i += THREADS) {
                u32 r = i / 2, k = row + i % 2 * 8;
                u32 there = first + r < end && k < left.count ? eight(k, left.count) : 0;
-               copy(&rows.left[buffer][place<2>(r, i % 2)], left.at + (u64)(first + r) * left.stride + k, left.at, there);
+               bring(&rows.left[buffer][place<2>(r, i % 2)], left.at + (u64)(first + r) * left.stride + k, left.at, there);
              }
              for (u32 i = threadIdx.x; i < DEPTH * ACROSS / 8; i += THREADS) {
                u32 r = i / (ACROSS / 8), k = column + i % (ACROSS / 8) * 8;
                u32 there = first + r < end && k < right.count ? eight(k, right.count) : 0;
-               copy(&rows.right[buffer][place<ACROSS / 8>(r, i % (ACROSS / 8))], right.at + (u64)(first + r) * right.stride + k, right.at, there);
+               bring(&rows.right[buffer][place<ACROSS / 8>(r, i % (ACROSS / 8))], right.at + (u64)(first + r) * right.stride + k, right.at, there);
              }
            },
            [&](u32 q, u32 buffer) {

@@ -5,8 +5,10 @@ use crate::cuda::{BLOCK, elements, kernel, operand, size};
 use crate::weight::{self, STEP, TWICE, strip};
 use runtime::{Arg, DType::Bf16, DType::F32, DType::U32, Defines, Kernel, Launch, Ptr, Result, Stream, View, ensure};
 
-const PRODUCTS: [Kernel; 2] = [kernel!("linear_mma_forward", "mma.cu"), kernel!("linear_mma_backward", "mma.cu")];
-const OUTER: [Kernel; 2] = [kernel!("linear_mma_outer", "mma.cu"), kernel!("linear_mma_bias", "mma.cu")];
+const PRODUCTS: [Kernel; 2] =
+    [kernel!("linear_mma_forward", "mma.cu", "linear/chunks.cuh"), kernel!("linear_mma_backward", "mma.cu", "linear/chunks.cuh")];
+const OUTER: [Kernel; 2] =
+    [kernel!("linear_mma_outer", "mma.cu", "linear/chunks.cuh"), kernel!("linear_mma_bias", "mma.cu", "linear/chunks.cuh")];
 
 /// Outputs of a block and of a warp, down and across. The bits do not depend on it.
 type Tile = [usize; 4];

@@ -11,7 +11,7 @@
 //! dx     = +0, then for every entry m in list order: dx[rows[m]] += way_m·((dlogp·inv_T)/(1 + s or Σ))            dx [N, C] =
 //! p_v    = exp(t_v − t_t)/(1 + s), 1 − p_t = s/(1 + s);  second form p_v = exp(t_v − max)/Σ
 //! dz_v   = ((dlogp·(onehot − p_v))·inv_T)·slope_v (no last factor without a cap)
-//! dW_vc  = fma(dz_mv, x[rows[m], c], dW_vc) over the entries in list order     packed [⌈V/32⌉][C][32]                dhead +=
+//! dW_vc  = fma(dz_mv, x[rows[m], c], dW_vc) over the entries in list order     laid out as a weight of its own       dhead +=
 //! ```
 //! dlogp scales a whole row of dx, so the way that x is pushed is known before dlogp: forward makes it from each tile of logits while
 //! they are at hand, and the head is read and multiplied twice in all. Kept for the backward calls, `[M]` each: t_t, the sum of the
@@ -21,11 +21,15 @@
 //! FLOPs: forward 2·M·C·V, twice that with the way; backward 2·M·C; backward_weight 4·M·C·V. Bytes: the head once per task of up to
 //! 256 entries.
 //!
+//! The head is a [`Weight`] in f32, bf16 or f16, widened exactly. On CUDA a block goes over the vocabulary with 64 entries (backward_weight: over the entries with 64 ids), a thread owns whole chains: the CPU's bits. An entry whose
+//! row or target does not exist is NaN there, and so is what is made of it; the CPU refuses it.
+//!
 //! order: law (A1, A2, A4); dx by the order above in place of A6's, which multiplies by dlogp and divides before the chain and so needs
 //! every logit a second time. Forward is split over entries, backward over rows, backward_weight over ids. [`of_logits`] gives the bits
 //! of [`forward`].
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod reference;
 mod softmax;
@@ -33,7 +37,8 @@ mod softmax;
 mod tests;
 
 use crate::linear::pack::Stock;
-use crate::panels::{Panels, packed_len};
+use crate::weight::{self, Layout, Weight};
+pub(crate) use cuda::variants;
 use runtime::{DType, Element, Result, Stream, View, disjoint, ensure};
 
 /// What [`forward`] leaves for the backward calls, `[M]` f32 each.
@@ -77,7 +82,7 @@ fn check<T: Element>(room: &str, name: &str, view: View<'_>, len: usize) -> Resu
 
 /// Every index below `limit`.
 fn below<'a>(room: &str, name: &str, view: View<'a>, limit: usize) -> Result<&'a [u32]> {
-    // SAFETY: the device is the CPU (callers asked for the pool); indices are inputs, and outputs are f32.
+    // SAFETY: the device is the CPU (callers looked); indices are inputs, and outputs are f32.
     let list = unsafe { view.host::<u32>()? };
     for (i, &value) in list.iter().enumerate() {
         ensure!((value as usize) < limit, "{room}: {name}[{i}] = {value}, wanted below {limit}");
@@ -85,23 +90,27 @@ fn below<'a>(room: &str, name: &str, view: View<'a>, limit: usize) -> Result<&'a
     Ok(list)
 }
 
-/// Entries and rows of checked operands.
-struct Entries<'a> {
-    rows: &'a [u32],
-    targets: &'a [u32],
-    m: usize,
-}
-
-/// Shapes shared by the three calls: x [N, C], rows and targets `[M]`, head [V, C].
-fn entries<'a>(room: &str, x: View<'_>, rows: View<'a>, targets: View<'a>, head: Panels<'_>, sc: Scaling) -> Result<Entries<'a>> {
-    let Panels { data, n: v, k: c } = head;
-    Panels::new(data, v, c)?;
+/// Shapes shared by forward and backward_weight: x [N, C], rows and targets `[M]`, head [V, C]. M.
+fn entries(
+    s: &Stream,
+    room: &str,
+    x: View<'_>,
+    rows: View<'_>,
+    targets: View<'_>,
+    head: Weight<'_>,
+    sc: Scaling,
+) -> Result<usize> {
+    let (v, c) = head.shape();
+    match s.host() {
+        Some(_) => head.panels(room).map(drop)?,
+        None => head.rows(room).map(drop)?,
+    }
     ensure!(v > 0 && c > 0, "{room}: head [{v}, {c}] is empty");
     ensure!(x.dtype() == DType::F32 && x.len().is_multiple_of(c), "{room}: x: {} {} are no rows of {c} f32", x.len(), x.dtype());
     ensure!(sc.softcap >= 0.0, "{room}: softcap {}, wanted 0 or more", sc.softcap);
+    check::<u32>(room, "rows", rows, rows.len())?;
     check::<u32>(room, "targets", targets, rows.len())?;
-    let m = rows.len();
-    Ok(Entries { rows: below(room, "rows", rows, x.len() / c)?, targets: below(room, "targets", targets, v)?, m })
+    Ok(rows.len())
 }
 
 /// logp `[M]` = of the targets `[M]` (ids below V) after hidden rows `rows` `[M]` of x [N, C], and `kept` = for the backward calls;
@@ -113,23 +122,26 @@ pub fn forward(
     x: View<'_>,
     rows: View<'_>,
     targets: View<'_>,
-    head: Panels<'_>,
+    head: Weight<'_>,
     scaling: Scaling,
 ) -> Result<()> {
     let room = "logprob::forward";
-    let pool = s.pool(room)?;
-    let entries = entries(room, x, rows, targets, head, scaling)?;
+    let (m, (v, c)) = (entries(s, room, x, rows, targets, head, scaling)?, head.shape());
     let Kept { z_target, sum, max, way } = kept;
-    check::<f32>(room, "logp", logp, entries.m)?;
-    kept.check(room, entries.m)?;
-    check::<f32>(room, "kept.way", way, if way.is_empty() { 0 } else { entries.m * head.k })?;
-    disjoint(room, &[logp, z_target, sum, max, way], &[x, rows, targets, head.data])?;
+    check::<f32>(room, "logp", logp, m)?;
+    kept.check(room, m)?;
+    check::<f32>(room, "kept.way", way, if way.is_empty() { 0 } else { m * c })?;
+    disjoint(room, &[logp, z_target, sum, max, way], &[x, rows, targets, head.data()])?;
+    let Some(pool) = s.host() else {
+        return cuda::forward(s, logp, kept, &cuda::Inputs { x, rows, targets, head: head.rows(room)?, scaling });
+    };
+    let named = (below(room, "rows", rows, x.len() / c)?, below(room, "targets", targets, v)?);
     // SAFETY: the device is the CPU; `disjoint` keeps the outputs away from everything else.
     unsafe {
         let (z, sum, max) = (z_target.host_mut()?, sum.host_mut()?, max.host_mut()?);
         let out = cpu::Outputs { logp: logp.host_mut()?, z, sum, max, way: way.host_mut()? };
-        let head = cpu::Head { stock: Stock::new(head)?, v: head.n, c: head.k };
-        cpu::forward(pool, out, x.host()?, entries.rows, entries.targets, &head, scaling);
+        let head = cpu::Head { stock: Stock::new(head.panels(room)?)?, v, c };
+        cpu::forward(pool, out, x.host()?, named.0, named.1, &head, scaling);
     }
     Ok(())
 }
@@ -137,7 +149,6 @@ pub fn forward(
 /// dx [N, C] = from dlogp `[M]` and what [`forward`] kept; rows that no entry names become 0.
 pub fn backward(s: &Stream, dx: View<'_>, dlogp: View<'_>, kept: Kept<'_>, rows: View<'_>, scaling: Scaling) -> Result<()> {
     let room = "logprob::backward";
-    let pool = s.pool(room)?;
     let (m, Kept { z_target, sum, max, way }) = (rows.len(), kept);
     check::<f32>(room, "dlogp", dlogp, m)?;
     kept.check(room, m)?;
@@ -145,8 +156,10 @@ pub fn backward(s: &Stream, dx: View<'_>, dlogp: View<'_>, kept: Kept<'_>, rows:
     ensure!(m == 0 || c > 0, "{room}: kept.way is empty: forward was not asked for it");
     check::<f32>(room, "kept.way", way, m * c)?;
     check::<f32>(room, "dx", dx, dx.len() / c * c)?;
-    let named = below(room, "rows", rows, dx.len() / c)?;
+    check::<u32>(room, "rows", rows, m)?;
     disjoint(room, &[dx], &[dlogp, z_target, sum, max, way, rows])?;
+    let Some(pool) = s.host() else { return cuda::backward(s, dx, dlogp, kept, rows, scaling) };
+    let named = below(room, "rows", rows, dx.len() / c)?;
     // SAFETY: the device is the CPU; `disjoint` keeps dx away from everything else.
     unsafe {
         let back = cpu::Back { dlogp: dlogp.host()?, z: z_target.host()?, sum: sum.host()?, max: max.host()? };
@@ -155,7 +168,7 @@ pub fn backward(s: &Stream, dx: View<'_>, dlogp: View<'_>, kept: Kept<'_>, rows:
     Ok(())
 }
 
-/// dhead (packed as the head, f32) += from dlogp `[M]`: the chain goes on from what is there.
+/// dhead (laid out as a weight without an adapter, f32) += from dlogp `[M]`: the chain goes on from what is there.
 pub fn backward_weight(
     s: &Stream,
     dhead: View<'_>,
@@ -164,22 +177,26 @@ pub fn backward_weight(
     x: View<'_>,
     rows: View<'_>,
     targets: View<'_>,
-    head: Panels<'_>,
+    head: Weight<'_>,
     scaling: Scaling,
 ) -> Result<()> {
     let room = "logprob::backward_weight";
-    let pool = s.pool(room)?;
-    let entries = entries(room, x, rows, targets, head, scaling)?;
+    let (m, (v, c)) = (entries(s, room, x, rows, targets, head, scaling)?, head.shape());
     let Kept { z_target, sum, max, .. } = kept;
-    check::<f32>(room, "dhead", dhead, packed_len(head.n, head.k))?;
-    check::<f32>(room, "dlogp", dlogp, entries.m)?;
-    kept.check(room, entries.m)?;
-    disjoint(room, &[dhead], &[dlogp, z_target, sum, max, x, rows, targets, head.data])?;
+    check::<f32>(room, "dhead", dhead, Layout::of(s, &[]).len(&[v], c))?;
+    check::<f32>(room, "dlogp", dlogp, m)?;
+    kept.check(room, m)?;
+    disjoint(room, &[dhead], &[dlogp, z_target, sum, max, x, rows, targets, head.data()])?;
+    let Some(pool) = s.host() else {
+        let inputs = cuda::Inputs { x, rows, targets, head: head.rows(room)?, scaling };
+        return cuda::backward_weight(s, (dhead, weight::row(c, 0)), dlogp, kept, &inputs);
+    };
+    let named = (below(room, "rows", rows, x.len() / c)?, below(room, "targets", targets, v)?);
     // SAFETY: the device is the CPU; `disjoint` keeps dhead away from everything else.
     unsafe {
         let back = cpu::Back { dlogp: dlogp.host()?, z: z_target.host()?, sum: sum.host()?, max: max.host()? };
-        let head = cpu::Head { stock: Stock::new(head)?, v: head.n, c: head.k };
-        cpu::backward_weight(pool, dhead.host_mut()?, back, x.host()?, entries.rows, entries.targets, &head, scaling);
+        let head = cpu::Head { stock: Stock::new(head.panels(room)?)?, v, c };
+        cpu::backward_weight(pool, dhead.host_mut()?, back, x.host()?, named.0, named.1, &head, scaling);
     }
     Ok(())
 }
@@ -187,7 +204,6 @@ pub fn backward_weight(
 /// logp `[B]` = of `ids` `[B]` under stored logits [B, V] (z as [`crate::linear::forward`] writes it: before cap and temperature).
 pub fn of_logits(s: &Stream, logp: View<'_>, logits: View<'_>, ids: View<'_>, scaling: Scaling) -> Result<()> {
     let room = "logprob::of_logits";
-    let pool = s.pool(room)?;
     let b = ids.len();
     check::<f32>(room, "logp", logp, b)?;
     if b == 0 {
@@ -196,8 +212,10 @@ pub fn of_logits(s: &Stream, logp: View<'_>, logits: View<'_>, ids: View<'_>, sc
     let v = logits.len() / b;
     check::<f32>(room, "logits", logits, b * v)?;
     ensure!(scaling.softcap >= 0.0, "{room}: softcap {}, wanted 0 or more", scaling.softcap);
-    let list = below(room, "ids", ids, v)?;
+    check::<u32>(room, "ids", ids, b)?;
     disjoint(room, &[logp], &[logits, ids])?;
+    let Some(pool) = s.host() else { return cuda::of_logits(s, logp, logits, ids, scaling) };
+    let list = below(room, "ids", ids, v)?;
     // SAFETY: the device is the CPU; `disjoint` keeps logp away from the rest.
     unsafe { cpu::of_logits(pool, logp.host_mut()?, logits.host()?, list, v, scaling) };
     Ok(())

@@ -1,22 +1,53 @@
 use super::*;
-use crate::check::{below, bits, close, differentiates, normal, stream, streams, wide};
+use crate::check::{Acts, below, bits, close, differentiates, normal, on_cuda, rounded, stream, streams, wide};
+use runtime::DType;
 
 /// out, dx and dw (over a dw of ones).
 fn run(s: &Stream, x: &[f32], rows: &[u32], w: &[f32], dout: &[f32], examples: &[u32]) -> Result<[Vec<f32>; 3]> {
-    let nan = |n: usize| s.upload(&vec![f32::NAN; n]);
-    let (out, dx, dw) = (nan(rows.len())?, nan(x.len())?, s.upload(&vec![1f32; w.len()])?);
-    let (x, rows, w, dout) = (s.upload(x)?, s.upload(rows)?, s.upload(w)?, s.upload(dout)?);
+    stored(s, F32, x, rows, w, dout, examples)
+}
+
+/// The same with x and dx stored so.
+fn stored(s: &Stream, dtype: DType, x: &[f32], rows: &[u32], w: &[f32], dout: &[f32], examples: &[u32]) -> Result<[Vec<f32>; 3]> {
+    let (out, dx) = (s.upload(&vec![f32::NAN; rows.len()])?, Acts::nan(s, dtype, x.len())?);
+    let dw = s.upload(&vec![1f32; w.len()])?;
+    let (x, rows, w, dout) = (Acts::put(s, dtype, x)?, s.upload(rows)?, s.upload(w)?, s.upload(dout)?);
     forward(s, out.view(), x.view(), rows.view(), w.view())?;
     backward(s, dx.view(), dout.view(), rows.view(), w.view())?;
     backward_weight(s, dw.view(), dout.view(), x.view(), rows.view(), s.upload(examples)?.view())?;
-    Ok([out.to_vec()?, dx.to_vec()?, dw.to_vec()?])
+    Ok([out.to_vec()?, dx.get()?, dw.to_vec()?])
 }
 
 #[test]
 fn against_f64() -> Result<()> {
-    for (n, m, c) in [(1, 1, 1), (7, 3, 45), (40, 70, 288), (9, 0, 5)] {
+    accurate(&stream(), &[(1, 1, 1), (7, 3, 45), (40, 70, 288), (9, 0, 5)])
+}
+
+#[test]
+fn on_cuda_against_f64_and_as_on_the_cpu() {
+    on_cuda("score", |s| {
+        accurate(s, &[(1, 1, 1), (7, 3, 45), (9, 0, 5)])?;
+        for dtype in [F32, DType::Bf16] {
+            let (n, m, c) = (9, 300, 290);
+            let (x, rows, w, dout) = (rounded(&normal(1, n * c)), below(2, m, n as u32 - 1), normal(3, c), normal(4, m));
+            let examples = [0, 1, 1, 1, 1, 21, 21, 300];
+            let law = run(&streams()[0], &x, &rows, &w, &dout, &examples)?;
+            for _ in 0..2 {
+                let [out, dx, dw] = stored(s, dtype, &x, &rows, &w, &dout, &examples)?;
+                let want_dx = if dtype == F32 { law[1].clone() } else { rounded(&law[1]) };
+                assert!(bits(&out) == bits(&law[0]) && bits(&dx) == bits(&want_dx) && bits(&dw) == bits(&law[2]), "{dtype}");
+            }
+        }
+        let [out, dx, dw] = run(s, &[1.0; 6], &[2, 3], &[1.0; 2], &[1.0; 2], &[0, 9])?;
+        assert!(out[0] == 2.0 && out[1].is_nan() && dx == [0.0, 0.0, 0.0, 0.0, 1.0, 1.0] && dw[0].is_nan());
+        Result::Ok(())
+    });
+}
+
+fn accurate(s: &Stream, shapes: &[(usize, usize, usize)]) -> Result<()> {
+    for &(n, m, c) in shapes {
         let (x, rows, w, dout) = (normal(1, n * c), below(2, m, n as u32), normal(3, c), normal(4, m));
-        let [out, dx, dw] = run(&stream(), &x, &rows, &w, &dout, &[0, m as u32])?;
+        let [out, dx, dw] = run(s, &x, &rows, &w, &dout, &[0, m as u32])?;
         let (x, w, dout) = (wide(&x), wide(&w), wide(&dout));
         let (want_dx, mut want_dw) = reference::backward(&dout, &x, &rows, &w);
         want_dw.iter_mut().for_each(|d| *d += 1.0);

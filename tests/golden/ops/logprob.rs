@@ -43,7 +43,7 @@ fn pass(op: &Op, h: &Buffer<f32>, head: Panels<'_>, rows: &[u32], targets: &[u32
     let (out, dx) = (op.output(m)?, op.output(h.len())?);
     let (rows, targets) = (op.s.upload(rows)?, op.s.upload(targets)?);
     let saved = [op.output(m)?, op.output(m)?, op.output(m)?, op.output(m * head.k)?];
-    logprob::forward(&op.s, out.view(), kept(&saved), h.view(), rows.view(), targets.view(), head, PLAIN)?;
+    logprob::forward(&op.s, out.view(), kept(&saved), h.view(), rows.view(), targets.view(), head.into(), PLAIN)?;
     let dout = op.s.upload(dlogp)?;
     logprob::backward(&op.s, dx.view(), dout.view(), kept(&saved), rows.view(), PLAIN)?;
     Ok(Passed { logp: out.to_vec()?, dx: dx.to_vec()?, rows, targets, kept: saved })
@@ -62,7 +62,7 @@ pub fn linear_logprob(op: &mut Op) -> Result<()> {
     op.close("d_h", &p.dx)?;
     let (dw, dout) = (op.s.zeros::<f32>(packed.len())?, op.s.upload(&dlogp)?);
     let (r, t) = (p.rows.view(), p.targets.view());
-    logprob::backward_weight(&op.s, dw.view(), dout.view(), kept(&p.kept), h.view(), r, t, head, PLAIN)?;
+    logprob::backward_weight(&op.s, dw.view(), dout.view(), kept(&p.kept), h.view(), r, t, head.into(), PLAIN)?;
     op.close("d_w", &op.unpack(&dw, v, k)?)?;
     // The entropy has no room: f64 over the linear room's logits.
     let z = op.output(n * v)?;
