@@ -63,7 +63,8 @@ fn product(s: &Stream) -> Result<Option<f64>> {
     let noise = super::work::noise(n * n, 1).iter().map(|v| half::bf16::from_f32(*v)).collect::<Vec<_>>();
     let (a, b, c) = (s.upload(&noise)?, s.upload(&noise)?, s.zeros::<half::bf16>(n * n)?);
     let [c_at, a_at, b_at] = [c.view().ptr(), a.view().ptr(), b.view().ptr()];
-    let gemm = Gemm { c: c_at, a: a_at, b: b_at, size: [SQUARE; 3], ld: [SQUARE; 3], down: false, dtype: DType::Bf16, bias: None };
+    let gemm =
+        Gemm { c: c_at, a: a_at, b: b_at, size: [SQUARE; 3], ld: [SQUARE; 3], down: false, dtype: DType::Bf16, bias: None };
     // SAFETY: three matrices of SQUARE² elements each, alive until the last synchronisation.
     if unsafe { s.backend().gemm(s.queue(), &gemm)? } == Gemmed::Unsupported {
         return Ok(None);

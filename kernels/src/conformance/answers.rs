@@ -68,7 +68,8 @@ pub fn answers(records: &[Record]) -> Vec<Answer> {
 fn on_the_host() -> [Vec<u32>; 12] {
     let input = elementary();
     let (x, y) = input.split_at(512);
-    let of = |f: &dyn Fn(f32, f32) -> f32| x.iter().zip(y).map(|(x, y)| f(f32::from_bits(*x), f32::from_bits(*y)).to_bits()).collect();
+    let of =
+        |f: &dyn Fn(f32, f32) -> f32| x.iter().zip(y).map(|(x, y)| f(f32::from_bits(*x), f32::from_bits(*y)).to_bits()).collect();
     [
         of(&|x, _| math::exp2(x)),
         of(&|x, _| math::exp(x)),

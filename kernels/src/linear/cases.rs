@@ -226,7 +226,8 @@ fn shape(i: usize, seed: u64, m: usize, form: Form) -> Vec<Case> {
         lora.push(Operand::both("db", &normal(seed + 54 + i, n * rank)).within(kept));
     }
     let spans = Operand::input("examples", &[0, m as u32 / 3, m as u32 / 3, m as u32]);
-    let inputs = [acts("x", &x, k), Operand::input("s", &s_of(seed + 42)), Operand::input("ds", &s_of(seed + 43)), acts("dy", &dy, n)];
+    let inputs =
+        [acts("x", &x, k), Operand::input("s", &s_of(seed + 42)), Operand::input("ds", &s_of(seed + 43)), acts("dy", &dy, n)];
     let lora = [&lora[..], &inputs, std::slice::from_ref(&spans)].concat();
     let mut cases = vec![
         stored(Case::new(named("forward"), there, forward_call(group.clone()))).cut(m),

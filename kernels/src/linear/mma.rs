@@ -183,7 +183,14 @@ pub(super) fn backward(s: &Stream, dx: View<'_>, ds: View<'_>, dy: View<'_>, par
     }
     let whole = Group { columns: vec![0, g.k], slots: vec![0, g.tail], bias: vec![Ptr(0)], ranks: vec![(0, 0.0)], ..g };
     let args = [operand(room, dx, Bf16)?, dy, whole.at(0, 0), to_s];
-    product(s, &PRODUCTS[1], args, (&whole.parts(false), whole.aligned), [m, whole.k, whole.n, whole.ld, whole.tail], [whole.k, whole.n])
+    product(
+        s,
+        &PRODUCTS[1],
+        args,
+        (&whole.parts(false), whole.aligned),
+        [m, whole.k, whole.n, whole.ld, whole.tail],
+        [whole.k, whole.n],
+    )
 }
 
 /// Columns of bf16 rows: the first, the stride, how many.

@@ -54,10 +54,8 @@ fn shape(kind: Kind, seed: u64, n: usize, c: usize, with_residual: Residual) -> 
     let weight = vec![Operand::both("dw", &normal(seed + 5, c)), input("dy", &dy), input("x", &x), rstd, ends];
     vec![
         Case::new(named("forward + residual"), residual, with_residual).cut(n),
-        Case::new(named("forward"), norm, |s, v| {
-            forward(s, v[0], v[1], View::none(v[2].dtype()), v[2], None, v[3], EPS, 0.0)
-        })
-        .cut(n),
+        Case::new(named("forward"), norm, |s, v| forward(s, v[0], v[1], View::none(v[2].dtype()), v[2], None, v[3], EPS, 0.0))
+            .cut(n),
         Case::new(named("apply"), again, |s, v| apply(s, v[0], v[1], v[2], v[3], 1.0)).cut(n),
         Case::new(named("backward + add"), back, |s, v| backward(s, v[0], v[1], v[2], v[3], v[4], Some(v[5]), 1.0)).cut(n),
         Case::new(named("backward"), plain, |s, v| backward(s, v[0], v[1], v[2], v[3], v[4], None, 0.0)).cut(n),

@@ -32,7 +32,15 @@ pub struct Operand {
 
 impl Operand {
     fn new<T: Element>(name: &'static str, role: Role, values: &[T]) -> Operand {
-        Operand { name, role, dtype: T::DTYPE, bytes: bytemuck::cast_slice(values).to_vec(), width: None, acts: false, limit: None }
+        Operand {
+            name,
+            role,
+            dtype: T::DTYPE,
+            bytes: bytemuck::cast_slice(values).to_vec(),
+            width: None,
+            acts: false,
+            limit: None,
+        }
     }
 
     /// Read only.

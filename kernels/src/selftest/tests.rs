@@ -107,7 +107,10 @@ fn on_cuda_every_cell_of_the_table_is_filled() -> Result<()> {
         assert!(tried.iter().any(|(name, _)| of(name)));
         let rest: Vec<_> = tried.iter().filter(|(name, _)| !of(name)).cloned().collect();
         let missed = untried(&rest);
-        assert!(!missed.is_empty() && missed.iter().all(|name| name.starts_with(room) || name.starts_with("adamw_strips")), "{missed:?}");
+        assert!(
+            !missed.is_empty() && missed.iter().all(|name| name.starts_with(room) || name.starts_with("adamw_strips")),
+            "{missed:?}"
+        );
     }
     Ok(())
 }
