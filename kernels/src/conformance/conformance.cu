@@ -125,7 +125,8 @@ extern "C" __global__ void dump_tensor_load(u32 *out, const __grid_constant__ Te
 
 #ifdef WGMMA
 // D of one lane to out [N / 2, 128].
-template <int H> __device__ void put(u32 *out, const float (&d)[H]) {
+template <int H> __device__ __forceinline__ void put(u32 *out, const float (&d)[H]) {
+UNROLL
   for (u32 i = 0; i < H; i++) out[i * 128 + threadIdx.x] = __float_as_uint(d[i]);
 }
 
