@@ -4,5 +4,7 @@ mod allocations;
 mod e2e;
 mod faults;
 mod golden;
+mod interop;
 mod law;
 mod model;
+mod mutated;

@@ -1,4 +1,4 @@
-//! Tiny Llama folders and adapters, so that law and fault tests need no data: random weights large enough that attention is
+//! Tiny model folders and adapters, so that law and fault tests need no data: random weights large enough that attention is
 //! sharp, sizes that fill no vector, panel or page evenly.
 
 use anyhow::Result;
@@ -61,8 +61,8 @@ pub fn config(tied: bool) -> serde_json::Value {
 
 fn spread(name: &str) -> f32 {
     match name {
-        name if name.contains("embed") => 1.0,
-        name if name.contains("q_proj") || name.contains("k_proj") => 0.6,
+        name if name.contains("embed") || name.contains("wte") => 1.0,
+        name if name.contains("q_proj") || name.contains("k_proj") || name.contains("c_attn.weight") => 0.6,
         name if name.contains("lm_head") => 0.5,
         _ => 0.25,
     }
@@ -81,7 +81,33 @@ pub fn scalar() -> Result<TempDir> {
     of(&config, DType::F32)
 }
 
-fn of(config: &serde_json::Value, dtype: DType) -> Result<TempDir> {
+/// `config.json` of a tiny model of every other family, of odd sizes and windows that end inside pages.
+pub fn families() -> Vec<serde_json::Value> {
+    let like = |model_type: &str, architecture: &str, more: serde_json::Value| {
+        let mut config = config(true);
+        config["model_type"] = json!(model_type);
+        config["architectures"] = json!([architecture]);
+        more.as_object().into_iter().flatten().for_each(|(field, value)| config[field] = value.clone());
+        config
+    };
+    let gemma = json!({"hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": 24, "sliding_window": 70,
+        "attn_logit_softcapping": 5.0, "final_logit_softcapping": 8.0, "sliding_window_pattern": 2});
+    let mut gemma3 = gemma.clone();
+    gemma3["rope_local_base_freq"] = json!(1e3);
+    vec![
+        like("llama", "LlamaForCausalLM", json!({"attention_bias": true, "mlp_bias": true})),
+        like("mistral", "MistralForCausalLM", json!({"sliding_window": 67, "tie_word_embeddings": false})),
+        like("qwen2", "Qwen2ForCausalLM", json!({"use_sliding_window": true, "sliding_window": 65, "max_window_layers": 1})),
+        like("qwen3", "Qwen3ForCausalLM", json!({"head_dim": 22})),
+        json!({"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_embd": 44, "n_inner": 72, "n_layer": 2, "n_head": 4,
+            "n_positions": POSITIONS, "vocab_size": VOCABULARY, "layer_norm_epsilon": 1e-5, "bos_token_id": 1, "eos_token_id": 2}),
+        like("gemma2", "Gemma2ForCausalLM", gemma),
+        like("gemma3_text", "Gemma3ForCausalLM", gemma3),
+    ]
+}
+
+/// Writes a folder with random weights for a configuration, stored as `dtype`.
+pub fn of(config: &serde_json::Value, dtype: DType) -> Result<TempDir> {
     let dir = tempfile::tempdir()?;
     std::fs::write(dir.path().join("config.json"), config.to_string())?;
     let config = model::Config::from_folder(dir.path())?;
@@ -89,7 +115,7 @@ fn of(config: &serde_json::Value, dtype: DType) -> Result<TempDir> {
     let mut rows: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
     for spec in config.tensors() {
         let n: usize = spec.shape.iter().product();
-        let norm = spec.name.contains("norm");
+        let norm = spec.name.contains("norm") || spec.name.ends_with("ln_1.weight") || spec.name.ends_with("ln_2.weight");
         let value = |r: f32| if norm { 1.0 + 0.3 * r } else { spread(&spec.name) * r };
         let values: Vec<f32> = (0..n).map(|_| value(random.symmetric())).collect();
         let bytes = match dtype {
@@ -130,9 +156,10 @@ pub fn adapter(model: &Transformer, r: usize, seed: u64) -> HostAdapter {
         scale: 2.0,
         a: (0..r * m.in_features).map(|_| 0.2 * random.symmetric()).collect(),
         b: (0..m.out_features * r).map(|_| 0.1 * random.symmetric()).collect(),
+        magnitude: None,
     };
     let modules = modules.iter().map(|m| module(m, &mut random)).collect();
-    HostAdapter { config, modules, score: None }
+    HostAdapter { config, modules, score: None, saved: Vec::new() }
 }
 
 /// Loads a folder and puts an adapter of rank 8 into its first slot.

@@ -1,8 +1,8 @@
 //! Activations: one plan, one allocation, made once for the largest micro-batch. Nothing is allocated in a steady step.
 
-use crate::base::{Base, DOWN, GATE, K, MODULES, O, Q, UP, V};
 use crate::batch::{Batch, Parent};
 use crate::config::Config;
+use crate::norm;
 use crate::{Error, Result};
 use kernels::attention;
 use runtime::{Arena, DType, Plan, Region, Stream, View};
@@ -29,21 +29,23 @@ pub struct Limits {
     pub examples: usize,
 }
 
-/// Module groups that share an input: q, k, v; o; gate, up; down.
-pub(crate) const GROUPS: [&[usize]; 4] = [&[Q, K, V], &[O], &[GATE, UP], &[DOWN]];
-/// Index of a group in [`GROUPS`].
+/// Groups of modules that share an input ([`Config::groups`]): q, k, v; o; gate, up; down.
 pub(crate) const QKV: usize = 0;
 pub(crate) const ATTENTION_OUT: usize = 1;
 pub(crate) const GATE_UP: usize = 2;
 pub(crate) const MLP_OUT: usize = 3;
 
-/// What one layer keeps for its backward.
+/// What one layer keeps for its backward. T columns of a norm's stats are rstd, or mean and rstd.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LayerActs {
     /// `[N, C]` residual stream before the attention norm.
     pub input: Region,
-    /// `[N]`
-    pub input_rstd: Region,
+    /// `[N, T]`
+    pub input_stats: Region,
+    /// `[N, (H+2K)·D]` before the norms of its heads; empty where there are none.
+    pub raw_qkv: Region,
+    /// `[N, H+K]` likewise.
+    pub head_rstd: Region,
     /// `[N, (H+2K)·D]` after RoPE.
     pub qkv: Region,
     /// `[N, H·D]`
@@ -52,12 +54,18 @@ pub(crate) struct LayerActs {
     pub maximum: Region,
     /// `[N, H]`
     pub denominator: Region,
+    /// `[N, C]` and `[N, T]`: output of o_proj where it is normed, and of that norm.
+    pub attention_out: Region,
+    pub attention_stats: Region,
     /// `[N, C]` residual stream before the MLP norm.
     pub middle: Region,
-    /// `[N]`
-    pub middle_rstd: Region,
-    /// `[N, 2F]`
+    /// `[N, T]`
+    pub middle_stats: Region,
+    /// `[N, 2F]`, or `[N, F]` without a gate.
     pub gate_up: Region,
+    /// `[N, C]` and `[N, T]`: output of down_proj where it is normed, and of that norm.
+    pub mlp_out: Region,
+    pub mlp_stats: Region,
     /// `[N, ΣR]` of each group.
     pub lora: [Region; 4],
 }
@@ -73,7 +81,7 @@ pub(crate) struct Gradients {
     pub qkv: Region,
     /// `[N, H·D]`
     pub attended: Region,
-    /// `[N, 2F]`
+    /// `[N, 2F]`, or `[N, F]` without a gate.
     pub gate_up: Region,
     /// `[N, F]`
     pub activated: Region,
@@ -100,7 +108,8 @@ pub(crate) struct Regions {
     pub activated: Region,
     /// `[N, C]` residual stream before the final norm.
     pub last: Region,
-    pub last_rstd: Region,
+    /// `[N, T]`
+    pub last_stats: Region,
     /// `[N, C]`
     pub hidden: Region,
     /// `[M]`
@@ -112,18 +121,26 @@ pub(crate) struct Regions {
 }
 
 fn plan_layer(p: &mut Plan, c: &Config, n: usize, ranks: &[usize; 4]) -> LayerActs {
-    let (h, q) = (c.hidden_size, c.num_attention_heads * c.head_dim);
+    let (h, q, t) = (c.hidden_size, c.num_attention_heads * c.head_dim, norm::stats(c));
     let width = q + 2 * c.num_key_value_heads * c.head_dim;
+    let heads = c.num_attention_heads + c.num_key_value_heads;
+    let [raw, after_attention, after_mlp] = [c.norms_heads(), c.norms_after(1), c.norms_after(3)].map(usize::from);
     LayerActs {
         input: p.region(n * h, DType::F32),
-        input_rstd: p.region(n, DType::F32),
+        input_stats: p.region(n * t, DType::F32),
+        raw_qkv: p.region(raw * n * width, DType::F32),
+        head_rstd: p.region(raw * n * heads, DType::F32),
         qkv: p.region(n * width, DType::F32),
         attended: p.region(n * q, DType::F32),
         maximum: p.region(n * c.num_attention_heads, DType::I32),
         denominator: p.region(n * c.num_attention_heads, DType::F32),
+        attention_out: p.region(after_attention * n * h, DType::F32),
+        attention_stats: p.region(after_attention * n * t, DType::F32),
         middle: p.region(n * h, DType::F32),
-        middle_rstd: p.region(n, DType::F32),
-        gate_up: p.region(n * 2 * c.intermediate_size, DType::F32),
+        middle_stats: p.region(n * t, DType::F32),
+        gate_up: p.region(n * c.inner_width(), DType::F32),
+        mlp_out: p.region(after_mlp * n * h, DType::F32),
+        mlp_stats: p.region(after_mlp * n * t, DType::F32),
         lora: ranks.map(|r| p.region(n * r, DType::F32)),
     }
 }
@@ -142,7 +159,7 @@ pub(crate) fn plan(p: &mut Plan, c: &Config, ranks: &[usize; 4], limits: &Limits
         normed: p.region(n * h, DType::F32),
         qkv: p.region(n * (q + 2 * c.num_key_value_heads * c.head_dim), DType::F32),
         attended: p.region(n * q, DType::F32),
-        gate_up: p.region(n * 2 * f, DType::F32),
+        gate_up: p.region(n * c.inner_width(), DType::F32),
         activated: p.region(n * f, DType::F32),
         lora: p.region(n * ranks.iter().max().copied().unwrap_or(0), DType::F32),
     });
@@ -159,7 +176,7 @@ pub(crate) fn plan(p: &mut Plan, c: &Config, ranks: &[usize; 4], limits: &Limits
         projected: p.region(n * h, DType::F32),
         activated: p.region(n * f, DType::F32),
         last: p.region(n * h, DType::F32),
-        last_rstd: p.region(n, DType::F32),
+        last_stats: p.region(n * norm::stats(c), DType::F32),
         hidden: p.region(n * h, DType::F32),
         out: p.region(m, DType::F32),
         kept: [p.region(m, DType::F32), p.region(m, DType::F32), p.region(m, DType::F32)],
@@ -261,10 +278,7 @@ impl Acts {
 }
 
 /// The largest ΣR of each group over the layers of a slot.
-pub(crate) fn group_ranks(base: &Base, rank: impl Fn(usize, usize) -> usize) -> [usize; 4] {
-    let of = |group: &[usize], layer: usize| group.iter().map(|&m| rank(layer, m)).sum::<usize>();
-    GROUPS.map(|group| (0..base.layers()).map(|layer| of(group, layer)).max().unwrap_or(0))
+pub(crate) fn group_ranks(c: &Config, rank: impl Fn(usize, usize) -> usize) -> [usize; 4] {
+    let of = |group: std::ops::Range<usize>, layer: usize| group.map(|m| rank(layer, m)).sum::<usize>();
+    c.groups().map(|group| (0..c.num_hidden_layers).map(|layer| of(group.clone(), layer)).max().unwrap_or(0))
 }
-
-/// A module's index must be below this.
-const _: () = assert!(DOWN < MODULES);

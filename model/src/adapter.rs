@@ -1,11 +1,12 @@
 //! LoRA adapters in PEFT's format: `adapter_config.json`, `adapter_model.safetensors`, a short README. Host memory only.
 //!
-//! y = W x + b + scale · B (A x), A `[R, I]`, B `[O, R]`, both f32.
+//! y = W x + b + scale · B (A x), A `[R, I]`, B `[O, R]`, both f32. With DoRA y = g ⊙ (W x + scale · B (A x)) + b, where g brings every
+//! row of W + scale · B A to the length that the magnitude vector `[O]` holds.
 
 mod config;
 mod select;
 
-pub use crate::ModuleSpec;
+pub use crate::{ModuleSpec, TensorSpec};
 pub use config::{AdapterConfig, Targets};
 
 use crate::weights::{Checkpoint, Tensor, TensorData, write_finite};
@@ -36,6 +37,17 @@ pub struct AdapterModule {
     pub a: Vec<f32>,
     /// `[O, R]`
     pub b: Vec<f32>,
+    /// `[O]` the lengths of DoRA's rows.
+    pub magnitude: Option<Vec<f32>>,
+}
+
+/// A tensor that stands in the place of the base's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SavedTensor {
+    /// Its name in the base, and its shape there.
+    pub spec: TensorSpec,
+    /// Row-major.
+    pub values: Vec<f32>,
 }
 
 /// An adapter in host memory.
@@ -47,6 +59,8 @@ pub struct Adapter {
     pub modules: Vec<AdapterModule>,
     /// `[1, C]` the scalar head, if `modules_to_save` names it.
     pub score: Option<Vec<f32>>,
+    /// Embedding and LM head, where `modules_to_save` names them; only [`Adapter::load_with`] takes them.
+    pub saved: Vec<SavedTensor>,
 }
 
 const CONFIG: &str = "adapter_config.json";
@@ -59,10 +73,76 @@ fn key(path: &str, which: char) -> String {
     format!("base_model.model.{path}.lora_{which}.weight")
 }
 
+/// Without `.weight`, as PEFT writes it.
+fn magnitude_key(path: &str) -> String {
+    format!("base_model.model.{path}.lora_magnitude_vector")
+}
+
+/// A name of `modules_to_save` that is neither a scalar head nor among what was taken whole. PEFT writes "classifier" beside "score"
+/// for every classifier, whatever its head is called.
+fn unsaved<'a>(config: &'a AdapterConfig, saved: &[SavedTensor]) -> Option<&'a str> {
+    let taken = |name: &str| saved.iter().any(|t| format!(".{}", t.spec.name).ends_with(&format!(".{name}.weight")));
+    let names = config.modules_to_save.iter().map(String::as_str);
+    names.into_iter().find(|name| !matches!(*name, "score" | "classifier") && !taken(name))
+}
+
+impl AdapterModule {
+    /// g `[O]` of DoRA: the magnitude over the length of each row of W + scale · B A, in f64 from W `[O, I]`, rounded once. A row of
+    /// length 0 has no direction and is an error. None without DoRA.
+    pub fn gain(&self, weight: &[f32]) -> Result<Option<Vec<f32>>> {
+        let Some(magnitude) = &self.magnitude else { return Ok(None) };
+        let rows = weight.chunks_exact(self.in_features).zip(magnitude).enumerate();
+        let gain = rows.map(|(o, (row, magnitude))| self.lengthen(o, *magnitude, &self.sum(o, row)).map(|g| g as f32));
+        gain.collect::<Result<_>>().map(Some)
+    }
+
+    /// What brings a row of W + scale · B A to this length.
+    fn lengthen(&self, o: usize, magnitude: f32, sum: &[f64]) -> Result<f64> {
+        let length = sum.iter().map(|v| v * v).sum::<f64>().sqrt();
+        let gain = f64::from(magnitude) / length;
+        if (gain as f32).is_finite() {
+            return Ok(gain);
+        }
+        let text = format!("{}: row {o} of W + scale B A has length {length}, so its magnitude cannot be set", self.path);
+        Err(Error::Numeric(text))
+    }
+
+    /// Row `o` `[I]` of the matrix that does what W `[O, I]` and the adapter do, DoRA included, from the row of W.
+    pub(crate) fn merged(&self, o: usize, row: &[f32]) -> Result<Vec<f64>> {
+        let mut sum = self.sum(o, row);
+        if let Some(magnitude) = self.magnitude.as_ref().and_then(|m| m.get(o)) {
+            let gain = self.lengthen(o, *magnitude, &sum)?;
+            sum.iter_mut().for_each(|v| *v *= gain);
+        }
+        Ok(sum)
+    }
+
+    /// Row `o` of W + scale · B A, from the row of W `[I]`: f64, every product and sum.
+    fn sum(&self, o: usize, row: &[f32]) -> Vec<f64> {
+        let mut sum: Vec<f64> = row.iter().map(|w| f64::from(*w)).collect();
+        for (j, b) in self.b[o * self.r..][..self.r].iter().enumerate() {
+            let factor = f64::from(self.scale) * f64::from(*b);
+            sum.iter_mut().zip(&self.a[j * self.in_features..]).for_each(|(w, a)| *w += factor * f64::from(*a));
+        }
+        sum
+    }
+}
+
 impl Adapter {
+    /// Whether a module's rows have lengths of their own.
+    pub fn is_dora(&self) -> bool {
+        self.modules.iter().any(|m| m.magnitude.is_some())
+    }
+
     /// Reads a PEFT folder for a base model with these modules. Every tensor that the configuration asks for must be there in its
-    /// shape, finite, and no other; errors name file and key.
+    /// shape, finite, and no other; errors name file and key. One that saves embedding or head whole is refused: they would have to
+    /// be changed in the base, which others share.
     pub fn load(folder: &Path, expected: &[ModuleSpec]) -> Result<Adapter> {
+        Adapter::load_with(folder, expected, &[])
+    }
+
+    /// [`Adapter::load`] that also takes whole tensors of the base if they are among `whole` (embedding and head).
+    pub fn load_with(folder: &Path, expected: &[ModuleSpec], whole: &[TensorSpec]) -> Result<Adapter> {
         let mut config = AdapterConfig::from_folder(folder)?;
         let path = folder.join(TENSORS);
         if !path.exists() && folder.join("adapter_model.bin").exists() {
@@ -83,7 +163,18 @@ impl Adapter {
         for (module, &Selected { r, scale, .. }) in modules_of(expected, &selected) {
             let a = take(&key(&module.path, 'A'), &[r, module.in_features])?;
             let b = take(&key(&module.path, 'B'), &[module.out_features, r])?;
-            modules.push(AdapterModule { a, b, ..empty(module, r, scale) });
+            let magnitude = config.use_dora.then(|| take(&magnitude_key(&module.path), &[module.out_features])).transpose()?;
+            modules.push(AdapterModule { a, b, magnitude, ..empty(module, r, scale) });
+        }
+        let mut saved = Vec::new();
+        for spec in whole.iter().filter(|spec| config.saves(spec.name.strip_suffix(".weight").unwrap_or(&spec.name))) {
+            saved
+                .push(SavedTensor { spec: spec.clone(), values: take(&format!("base_model.model.{}", spec.name), &spec.shape)? });
+        }
+        if let Some(name) = unsaved(&config, &saved) {
+            let wanted = "modules_to_save: wanted nothing but \"score\" here";
+            let text = format!("{wanted}, got {name:?}; `ple merge` puts embedding and head into a model of their own");
+            return Err(Error::file(&folder.join(CONFIG), text));
         }
         let score = if config.modules_to_save.iter().any(|m| m == "score") {
             let columns = checkpoint.tensor(SCORE)?.shape.last().copied().unwrap_or_default();
@@ -95,7 +186,7 @@ impl Adapter {
             return Err(Error::file(&path, format!("tensor {name:?}: wanted no such tensor: {CONFIG} selects no module for it")));
         }
         normalise(&mut config, expected, &selected);
-        Ok(Adapter { config, modules, score })
+        Ok(Adapter { config, modules, score, saved })
     }
 
     /// A new adapter: A uniform in ±1/sqrt(I), B zero. Element i of module m (its index in `expected`) takes word i mod 4 of the
@@ -121,7 +212,7 @@ impl Adapter {
         });
         let modules = made.collect();
         normalise(&mut config, expected, &selected);
-        Ok(Adapter { config, modules, score: None })
+        Ok(Adapter { config, modules, score: None, saved: Vec::new() })
     }
 
     /// Gives it a scalar head of `width` columns, uniform with standard deviation 0.02, where it has none. Random numbers as for A,
@@ -150,6 +241,13 @@ impl Adapter {
         for m in &self.modules {
             tensors.push((key(&m.path, 'A'), DType::F32, vec![m.r, m.in_features], bytemuck::cast_slice(&m.a)));
             tensors.push((key(&m.path, 'B'), DType::F32, vec![m.out_features, m.r], bytemuck::cast_slice(&m.b)));
+            if let Some(magnitude) = &m.magnitude {
+                tensors.push((magnitude_key(&m.path), DType::F32, vec![m.out_features], bytemuck::cast_slice(magnitude)));
+            }
+        }
+        for SavedTensor { spec, values } in &self.saved {
+            let name = format!("base_model.model.{}", spec.name);
+            tensors.push((name, DType::F32, spec.shape.clone(), bytemuck::cast_slice(values)));
         }
         if let Some(score) = &self.score {
             tensors.push((SCORE.into(), DType::F32, vec![1, score.len()], bytemuck::cast_slice(score)));
@@ -183,7 +281,7 @@ fn read(tensor: &TensorData) -> Result<Vec<f32>> {
 
 fn empty(module: &ModuleSpec, r: usize, scale: f32) -> AdapterModule {
     let ModuleSpec { path, in_features, out_features } = module.clone();
-    AdapterModule { path, in_features, out_features, r, scale, a: Vec::new(), b: Vec::new() }
+    AdapterModule { path, in_features, out_features, r, scale, a: Vec::new(), b: Vec::new(), magnitude: None }
 }
 
 fn modules_of<'a>(expected: &'a [ModuleSpec], selected: &'a [Selected]) -> impl Iterator<Item = (&'a ModuleSpec, &'a Selected)> {
@@ -198,7 +296,7 @@ fn normalise(config: &mut AdapterConfig, expected: &[ModuleSpec], selected: &[Se
     let paths = || modules_of(expected, selected).map(|(m, _)| m.path.clone()).collect();
     let names = if covered == selected.len() { names } else { paths() };
     config.target_modules = Targets::List(names.into_iter().collect());
-    config.exclude_modules = None;
+    (config.exclude_modules, config.layers_to_transform, config.layers_pattern) = (None, Vec::new(), Vec::new());
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
 //! The backward pass: gradients of the loss rows to gradients of what is tuned.
 
-use crate::acts::{ATTENTION_OUT, Acts, GATE_UP, GROUPS, Gradients, MLP_OUT, QKV};
-use crate::forward::scaling;
+use crate::acts::{ATTENTION_OUT, Acts, GATE_UP, Gradients, MLP_OUT, QKV};
+use crate::base::Norm;
+use crate::config::Activation;
+use crate::norm;
 use crate::transformer::{Adapter, Grads, Head, Transformer, Tune};
 use crate::{Batch, Error, Result};
-use kernels::{attention, embedding, linear, logprob, panels, rms_norm, rope, score, swiglu};
+use kernels::{attention, embedding, gelu, linear, logprob, panels, rope, score, swiglu};
 use runtime::{Buffer, DType, Region, Stream, View};
 
 /// What every step of the backward needs.
@@ -73,7 +75,7 @@ impl Transformer {
         match h {
             Head::LogProb { inv_temperature } => {
                 let kept = logprob::Kept { way: a.view(a.at.way, m * c)?, ..self.kept(a, 0..m)? };
-                logprob::backward(s, dhidden, dout, kept, rows, scaling(inv_temperature))?;
+                logprob::backward(s, dhidden, dout, kept, rows, self.scaling(inv_temperature))?;
             }
             Head::Scalar(head) => {
                 score::backward(s, dhidden, dout, rows, head)?;
@@ -83,8 +85,8 @@ impl Transformer {
                 }
             }
         }
-        let (last, rstd) = (p.view(a.at.last, c)?, p.view(a.at.last_rstd, 1)?);
-        self.norm_backward(p, p.at.stream[0], dhidden, last, rstd, self.base.final_norm, None)
+        let (last, stats) = (p.view(a.at.last, c)?, p.view(a.at.last_stats, norm::stats(&self.config))?);
+        self.norm_backward(p, p.at.stream[0], dhidden, last, stats, self.base.final_norm, None)
     }
 
     fn norm_backward(
@@ -93,16 +95,29 @@ impl Transformer {
         dx: Region,
         dy: View<'_>,
         x: View<'_>,
-        rstd: View<'_>,
-        w: Region,
+        stats: View<'_>,
+        norm: Norm,
         add: Option<View<'_>>,
     ) -> Result<()> {
-        let weight = self.base.arena().view(w)?;
-        rms_norm::backward(p.s, p.view(dx, self.config.hidden_size)?, dy, x, rstd, weight, add, 0.0)?;
+        self.norm_gradient(p.s, p.view(dx, self.config.hidden_size)?, dy, x, stats, norm, add)?;
         if p.full() {
-            rms_norm::backward_weight(p.s, p.grads.view(w)?, dy, x, rstd, p.trees)?;
+            let db = norm.bias.map(|b| p.grads.view(b)).transpose()?.unwrap_or(View::none(DType::F32));
+            self.norm_weight_gradient(p.s, [p.grads.view(norm.weight)?, db], dy, x, stats, p.trees)?;
         }
         Ok(())
+    }
+
+    /// The gradient of what a half of the layer gave its last module for: `dstream`, or by way of the norm after it.
+    fn project_backward<'a>(
+        &self,
+        p: &'a Pass<'_>,
+        dstream: View<'a>,
+        after: Option<(Norm, Region, Region)>,
+    ) -> Result<View<'a>> {
+        let Some((norm, out, stats)) = after else { return Ok(dstream) };
+        let (out, stats) = (p.view(out, self.config.hidden_size)?, p.view(stats, norm::stats(&self.config))?);
+        self.norm_backward(p, p.at.normed, dstream, out, stats, norm, None)?;
+        p.view(p.at.normed, self.config.hidden_size)
     }
 
     /// Gradients of one module group: `dx` (empty to skip) from `dy`, and of its parameters with input `x`.
@@ -111,28 +126,27 @@ impl Transformer {
         let ds = p.view(p.at.lora, rank)?;
         self.group(layer, group, p.adapter, |parts| {
             linear::backward(p.s, dx, ds, dy, parts)?;
-            let modules = GROUPS[group];
+            let modules = self.groups[group].clone();
+            let count = modules.len();
             if p.full() {
-                let of = |m: &usize| self.base.layers[layer].modules[*m];
+                let of = |m: usize| self.base.layers[layer].modules[m];
                 let mut dw = [View::none(DType::F32); 3];
                 let mut db = [None; 3];
-                for (i, m) in modules.iter().enumerate() {
+                for (i, m) in modules.clone().enumerate() {
                     dw[i] = p.grads.view(of(m).weight)?;
                     db[i] = of(m).bias.map(|r| p.grads.view(r)).transpose()?;
                 }
-                let n: [usize; 3] = std::array::from_fn(|i| modules.get(i).map_or(0, |m| of(m).n));
-                let count = modules.len();
+                let n: [usize; 3] = std::array::from_fn(|i| modules.clone().nth(i).map_or(0, |m| of(m).n));
                 return Ok(linear::backward_weight(p.s, &dw[..count], &db[..count], x, dy, &n[..count], p.trees)?);
             }
             let mut da = [View::none(DType::F32); 3];
             let mut db = [View::none(DType::F32); 3];
             let lora = self.slot(p.adapter)?;
-            for (i, m) in modules.iter().enumerate() {
-                if let Some((a, b)) = lora.and_then(|l| l.regions(layer, *m)) {
+            for (i, m) in modules.enumerate() {
+                if let Some((a, b)) = lora.and_then(|l| l.regions(layer, m)) {
                     (da[i], db[i]) = (p.grads.view(a)?, p.grads.view(b)?);
                 }
             }
-            let count = modules.len();
             let kept = p.view(p.a.at.layers[layer].lora[group], rank)?;
             Ok(linear::backward_lora(p.s, &da[..count], &db[..count], x, kept, ds, dy, parts, p.trees)?)
         })
@@ -143,18 +157,23 @@ impl Transformer {
         let (s, a, c, f) = (p.s, p.a, self.config.hidden_size, self.config.intermediate_size);
         let at = &a.at.layers[layer];
         let dstream = p.view(p.at.stream[stream], c)?;
-        let (gate_up, activated) = (p.view(at.gate_up, 2 * f)?, p.view(a.at.activated, f)?);
-        swiglu::forward(s, activated, gate_up, f)?;
+        let (gate_up, activated) = (p.view(at.gate_up, self.config.inner_width())?, p.view(a.at.activated, f)?);
+        self.activate(s, activated, gate_up)?;
         let dactivated = p.view(p.at.activated, f)?;
-        self.group_backward(p, layer, MLP_OUT, dactivated, dstream, activated)?;
-        let dgate_up = p.view(p.at.gate_up, 2 * f)?;
-        swiglu::backward(s, dgate_up, dactivated, gate_up, f)?;
-        let (middle, rstd) = (p.view(at.middle, c)?, p.view(at.middle_rstd, 1)?);
-        let (normed, norm) = (p.view(a.at.normed, c)?, self.base.layers[layer].post_norm);
-        rms_norm::apply(s, normed, middle, rstd, self.base.arena().view(norm)?, 0.0)?;
+        let weights = &self.base.layers[layer];
+        let dout = self.project_backward(p, dstream, weights.mlp_norm.map(|norm| (norm, at.mlp_out, at.mlp_stats)))?;
+        self.group_backward(p, layer, MLP_OUT, dactivated, dout, activated)?;
+        let dgate_up = p.view(p.at.gate_up, self.config.inner_width())?;
+        match self.config.activation() {
+            Activation::SwiGlu => swiglu::backward(s, dgate_up, dactivated, gate_up, f)?,
+            Activation::GeGlu | Activation::Gelu => gelu::backward(s, dgate_up, dactivated, gate_up, f, gelu::Curve::Tanh)?,
+        }
+        let (middle, stats) = (p.view(at.middle, c)?, p.view(at.middle_stats, norm::stats(&self.config))?);
+        let normed = p.view(a.at.normed, c)?;
+        self.norm_again(s, normed, middle, stats, weights.middle_norm)?;
         let dnormed = p.view(p.at.normed, c)?;
         self.group_backward(p, layer, GATE_UP, dnormed, dgate_up, normed)?;
-        self.norm_backward(p, p.at.stream[1 - stream], dnormed, middle, rstd, norm, Some(dstream))?;
+        self.norm_backward(p, p.at.stream[1 - stream], dnormed, middle, stats, weights.middle_norm, Some(dstream))?;
         Ok(1 - stream)
     }
 
@@ -163,28 +182,39 @@ impl Transformer {
         let (at, width) = (&a.at.layers[layer], self.qkv_width());
         let dstream = p.view(p.at.stream[stream], c)?;
         let (attended, dattended) = (p.view(at.attended, heads.h * heads.d)?, p.view(p.at.attended, heads.h * heads.d)?);
-        self.group_backward(p, layer, ATTENTION_OUT, dattended, dstream, attended)?;
+        let weights = &self.base.layers[layer];
+        let after = weights.attention_norm.map(|norm| (norm, at.attention_out, at.attention_stats));
+        let dout = self.project_backward(p, dstream, after)?;
+        self.group_backward(p, layer, ATTENTION_OUT, dattended, dout, attended)?;
         let (qkv, dqkv) = (p.view(at.qkv, width)?, p.view(p.at.qkv, width)?);
         let (maximum, denominator) = (p.view(at.maximum, heads.h)?, p.view(at.denominator, heads.h)?);
         let segments = a.segments()?;
-        attention::backward(s, dqkv, dattended, attended, qkv, maximum, denominator, segments, heads, self.attention())?;
-        rope::backward(s, dqkv, p.view(a.at.pos, 1)?, self.rotary.view(), heads.h + heads.k, heads.d, width)?;
-        let (input, rstd) = (p.view(at.input, c)?, p.view(at.input_rstd, 1)?);
-        let (normed, norm) = (p.view(a.at.normed, c)?, self.base.layers[layer].input_norm);
-        rms_norm::apply(s, normed, input, rstd, self.base.arena().view(norm)?, 0.0)?;
+        attention::backward(s, dqkv, dattended, attended, qkv, maximum, denominator, segments, heads, self.attention(layer))?;
+        if let Some(table) = self.turn(layer) {
+            rope::backward(s, dqkv, p.view(a.at.pos, 1)?, table, heads.h + heads.k, heads.d, width)?;
+        }
+        if let Some(norms) = weights.head_norms {
+            let (raw, rstd) = (p.view(at.raw_qkv, width)?, p.view(at.head_rstd, heads.h + heads.k)?);
+            let dw = if p.full() { Some([p.grads.view(norms[0])?, p.grads.view(norms[1])?]) } else { None };
+            self.head_norm_gradient(s, dqkv, raw, rstd, norms, dw, p.trees)?;
+        }
+        let (input, stats) = (p.view(at.input, c)?, p.view(at.input_stats, norm::stats(&self.config))?);
+        let normed = p.view(a.at.normed, c)?;
+        self.norm_again(s, normed, input, stats, weights.input_norm)?;
         // Below the first layer nothing is tuned unless everything is.
         let needed = layer > 0 || p.full();
         let dnormed = if needed { p.view(p.at.normed, c)? } else { View::none(DType::F32) };
         self.group_backward(p, layer, QKV, dnormed, dqkv, normed)?;
         if needed {
-            self.norm_backward(p, p.at.stream[1 - stream], dnormed, input, rstd, norm, Some(dstream))?;
+            self.norm_backward(p, p.at.stream[1 - stream], dnormed, input, stats, weights.input_norm, Some(dstream))?;
         }
         Ok(1 - stream)
     }
 
-    /// Full tuning: embedding and head, one example's partial at a time; a tied matrix takes head rows first, then look-ups.
+    /// Full tuning: embedding, positions and head, one example's partial at a time; a tied matrix takes head rows first, then look-ups.
     fn ends_backward(&self, p: &Pass<'_>, b: &Batch, h: Head<'_>, dout: View<'_>, stream: usize) -> Result<()> {
-        let partial = p.grads.partial.as_ref().ok_or_else(|| Error::Batch("gradients without a partial".into()))?.view();
+        let all = p.grads.partial.as_ref().ok_or_else(|| Error::Batch("gradients without a partial".into()))?.view();
+        let partial = all.slice(0..self.base.embedding.weight.len())?;
         let (embedding, head) = (self.base.embedding.weight, self.base.head.as_ref().map(|h| h.weight));
         let (a, c) = (p.a, self.config.hidden_size);
         let dx = p.view(p.at.stream[stream], c)?;
@@ -207,7 +237,7 @@ impl Transformer {
                     rows,
                     targets,
                     head,
-                    scaling(inv_temperature),
+                    self.scaling(inv_temperature),
                 )?;
             }
             if head.is_some_and(|head| head != embedding) {
@@ -216,8 +246,15 @@ impl Transformer {
             }
             let rows = tree.range();
             let tokens = a.view(a.at.tokens, rows.end)?.slice(rows.clone())?;
-            embedding::backward(p.s, partial, dx.slice(rows.start * c..rows.end * c)?, tokens, self.config.vocab_size)?;
+            let dx = dx.slice(rows.start * c..rows.end * c)?;
+            embedding::backward(p.s, partial, dx, tokens, self.config.vocab_size, self.config.embedding_scale)?;
             panels::accumulate(p.s, p.grads.view(embedding)?, partial)?;
+            if let Some(positions) = &self.base.positions {
+                let partial = all.slice(0..positions.weight.len())?;
+                partial.zero(p.s)?;
+                embedding::backward(p.s, partial, dx, a.view(a.at.pos, rows.end)?.slice(rows)?, positions.n, 1.0)?;
+                panels::accumulate(p.s, p.grads.view(positions.weight)?, partial)?;
+            }
         }
         Ok(())
     }

@@ -1,47 +1,17 @@
 //! The base weights on the device, in one arena: matrices as the device keeps them, norms and biases in f32.
 
-use crate::Result;
-use crate::config::Config;
+use crate::config::{self, Config, Role, Spec};
 use crate::lora::Tensor;
 use crate::weights::Checkpoint;
+use crate::{Error, Result};
 use kernels::sample;
 use kernels::weight::{self, Weight};
 use runtime::{Arena, DType, Plan, Region, Stream};
+use std::collections::BTreeMap;
 use std::path::Path;
-
-/// Linear modules of a layer.
-pub const MODULES: usize = 7;
-/// Index of `self_attn.q_proj`.
-pub const Q: usize = 0;
-/// Index of `self_attn.k_proj`.
-pub const K: usize = 1;
-/// Index of `self_attn.v_proj`.
-pub const V: usize = 2;
-/// Index of `self_attn.o_proj`.
-pub const O: usize = 3;
-/// Index of `mlp.gate_proj`.
-pub const GATE: usize = 4;
-/// Index of `mlp.up_proj`.
-pub const UP: usize = 5;
-/// Index of `mlp.down_proj`.
-pub const DOWN: usize = 6;
-
-/// A scalar head's name.
-const SCORE: &str = "score.weight";
 
 /// Ordinal of the first base tensor in the random numbers of a fresh model; adapters count from 0.
 const FIRST_ORDINAL: u32 = 1 << 16;
-
-/// Module paths inside a layer, by index.
-pub const MODULE_NAMES: [&str; MODULES] = [
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
-];
 
 /// A matrix `[n, k]` and its bias.
 #[derive(Clone, Copy, Debug)]
@@ -52,12 +22,28 @@ pub(crate) struct Matrix {
     pub k: usize,
 }
 
-/// One layer.
+/// A norm's weight `[C]`, and its bias if it is a LayerNorm.
 #[derive(Clone, Copy, Debug)]
+pub(crate) struct Norm {
+    pub weight: Region,
+    pub bias: Option<Region>,
+}
+
+/// One layer.
+#[derive(Clone, Debug)]
 pub(crate) struct Layer {
-    pub input_norm: Region,
-    pub post_norm: Region,
-    pub modules: [Matrix; MODULES],
+    /// Before attention.
+    pub input_norm: Norm,
+    /// Of what attention adds to the stream.
+    pub attention_norm: Option<Norm>,
+    /// Before the MLP.
+    pub middle_norm: Norm,
+    /// Of what the MLP adds to the stream.
+    pub mlp_norm: Option<Norm>,
+    /// `[D]` of query heads and key heads.
+    pub head_norms: Option<[Region; 2]>,
+    /// In the order of [`crate::Config::modules`].
+    pub modules: Vec<Matrix>,
 }
 
 /// The base weights.
@@ -66,21 +52,43 @@ pub struct Base {
     arena: Arena,
     form: weight::Layout,
     pub(crate) embedding: Matrix,
+    /// `[P, C]` of learned positions.
+    pub(crate) positions: Option<Matrix>,
     pub(crate) layers: Vec<Layer>,
-    pub(crate) final_norm: Region,
+    pub(crate) final_norm: Norm,
     /// The LM head; the embedding if tied. None for a scalar head.
     pub(crate) head: Option<Matrix>,
     /// `[C]` of a scalar head.
     pub(crate) score: Option<Region>,
     tensors: Vec<Tensor>,
-    sizes: [(usize, usize); MODULES],
+    /// Of each tensor.
+    specs: Vec<Spec>,
+    /// Modules of one layer.
+    modules: usize,
+    /// Paths of all modules -> layer and module.
+    paths: BTreeMap<String, (usize, usize)>,
 }
 
-/// Rows and columns of every module of a layer.
-fn sizes(c: &Config) -> [(usize, usize); MODULES] {
-    let (q, kv) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
-    let (h, f) = (c.hidden_size, c.intermediate_size);
-    [(q, h), (kv, h), (kv, h), (h, q), (f, h), (f, h), (h, f)]
+/// Where a tensor lies in the arena: a layer's modules come before its later norms. Gradient norms and fresh weights count in it.
+fn place(role: Role) -> (usize, bool) {
+    match role {
+        Role::Embedding | Role::Positions => (0, false),
+        Role::Norm(layer, which) | Role::NormBias(layer, which) => (layer + 1, which > 0),
+        Role::HeadNorm(layer, _) | Role::Weight(layer, _) | Role::Bias(layer, _) => (layer + 1, false),
+        Role::FinalNorm | Role::FinalNormBias | Role::Score | Role::Head => (usize::MAX, false),
+    }
+}
+
+/// Row-major [rows, columns] elements of `size` bytes as [columns, rows].
+fn transposed(bytes: &[u8], [rows, columns]: [usize; 2], size: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len());
+    for column in 0..columns {
+        for row in 0..rows {
+            let at = (row * columns + column) * size;
+            out.extend_from_slice(&bytes[at..at + size]);
+        }
+    }
+    out
 }
 
 /// The bytes of values rounded to a storage type (exact for f32).
@@ -92,65 +100,70 @@ fn stored_as(values: &[f32], dtype: DType) -> Vec<u8> {
     }
 }
 
-/// Lays out every tensor; the dtype of matrices is asked by name.
-struct Layout<'a> {
-    plan: Plan,
-    form: weight::Layout,
-    tensors: Vec<Tensor>,
-    dtype: &'a dyn Fn(&str) -> Result<DType>,
-}
+/// Regions of an arena that is being planned, by role.
+struct Places(BTreeMap<Role, Region>);
 
-impl Layout<'_> {
-    fn vector(&mut self, name: String, n: usize) -> Region {
-        let region = self.plan.region(n, DType::F32);
-        self.tensors.push(Tensor { name, region, shape: [1, n] });
-        region
+impl Places {
+    fn get(&self, role: Role) -> Result<Region> {
+        self.0.get(&role).copied().ok_or_else(|| Error::Batch(format!("the model has no {role:?}")))
     }
 
-    fn matrix(&mut self, name: &str, n: usize, k: usize, bias: bool) -> Result<Matrix> {
-        let title = format!("{name}.weight");
-        let weight = self.plan.region(self.form.len(&[n], k), (self.dtype)(&title)?);
-        self.tensors.push(Tensor { name: title, region: weight, shape: [n, k] });
-        let bias = bias.then(|| self.vector(format!("{name}.bias"), n));
-        Ok(Matrix { weight, bias, n, k })
+    fn matrix(&self, specs: &[Spec], weight: Role, bias: Option<Role>) -> Result<Matrix> {
+        let [n, k] = specs.iter().find(|s| s.role == weight).map_or([0, 0], |s| s.here);
+        Ok(Matrix { weight: self.get(weight)?, bias: bias.and_then(|b| self.get(b).ok()), n, k })
     }
 
-    fn layer(&mut self, c: &Config, l: usize) -> Result<Layer> {
-        let input_norm = self.vector(format!("model.layers.{l}.input_layernorm.weight"), c.hidden_size);
-        let mut modules = [Matrix { weight: input_norm, bias: None, n: 0, k: 0 }; MODULES];
-        for (m, (n, k)) in sizes(c).into_iter().enumerate() {
-            let bias = if m < GATE { c.attention_bias } else { c.mlp_bias };
-            modules[m] = self.matrix(&format!("model.layers.{l}.{}", MODULE_NAMES[m]), n, k, bias)?;
-        }
-        let post_norm = self.vector(format!("model.layers.{l}.post_attention_layernorm.weight"), c.hidden_size);
-        Ok(Layer { input_norm, post_norm, modules })
+    fn norm(&self, weight: Role, bias: Role) -> Result<Norm> {
+        Ok(Norm { weight: self.get(weight)?, bias: self.get(bias).ok() })
+    }
+
+    fn layer(&self, specs: &[Spec], layer: usize, modules: usize) -> Result<Layer> {
+        let norm = |which| self.norm(Role::Norm(layer, which), Role::NormBias(layer, which));
+        let module = |m| self.matrix(specs, Role::Weight(layer, m), Some(Role::Bias(layer, m)));
+        let heads = [0, 1].map(|i| self.get(Role::HeadNorm(layer, i)).ok());
+        Ok(Layer {
+            input_norm: norm(0)?,
+            attention_norm: norm(1).ok(),
+            middle_norm: norm(2)?,
+            mlp_norm: norm(3).ok(),
+            head_norms: heads[0].zip(heads[1]).map(|(q, k)| [q, k]),
+            modules: (0..modules).map(module).collect::<Result<_>>()?,
+        })
     }
 }
 
 impl Base {
     /// Plans and allocates the weights without filling them.
     fn allocate(s: &Stream, c: &Config, dtype: &dyn Fn(&str) -> Result<DType>) -> Result<Base> {
-        let mut layout = Layout { plan: Plan::default(), form: weight::Layout::of(s, &[]), tensors: Vec::new(), dtype };
-        let embedding = layout.matrix("model.embed_tokens", c.vocab_size, c.hidden_size, false)?;
-        let layers = (0..c.num_hidden_layers).map(|l| layout.layer(c, l)).collect::<Result<Vec<_>>>()?;
-        let final_norm = layout.vector("model.norm.weight".into(), c.hidden_size);
-        let score = c.scalar_head.then(|| layout.vector(SCORE.into(), c.hidden_size));
-        let head = match (c.scalar_head, c.tie_word_embeddings) {
-            (true, _) => None,
-            (false, true) => Some(embedding),
-            (false, false) => Some(layout.matrix("lm_head", c.vocab_size, c.hidden_size, false)?),
-        };
-        let arena = Arena::new(s, layout.plan.bytes())?;
+        let (mut plan, form, mut specs) = (Plan::default(), weight::Layout::of(s, &[]), c.specs());
+        specs.sort_by_key(|spec| place(spec.role));
+        let (mut tensors, mut places) = (Vec::with_capacity(specs.len()), Places(BTreeMap::new()));
+        for Spec { name, role, here: [n, k], .. } in &specs {
+            let region = match role.matrix() {
+                true => plan.region(form.len(&[*n], *k), dtype(name)?),
+                false => plan.region(*k, DType::F32),
+            };
+            tensors.push(Tensor { name: name.clone(), region, shape: [*n, *k] });
+            places.0.insert(*role, region);
+        }
+        let modules = c.modules();
+        let each = modules.len() / c.num_hidden_layers.max(1);
+        let paths = modules.into_iter().enumerate().map(|(i, m)| (m.path, (i / each.max(1), i % each.max(1)))).collect();
+        let embedding = places.matrix(&specs, Role::Embedding, None)?;
+        let head = if c.tie_word_embeddings { Some(embedding) } else { places.matrix(&specs, Role::Head, None).ok() };
         Ok(Base {
-            arena,
-            form: layout.form,
+            arena: Arena::new(s, plan.bytes())?,
+            form,
             embedding,
-            layers,
-            final_norm,
-            head,
-            score,
-            tensors: layout.tensors,
-            sizes: sizes(c),
+            positions: places.matrix(&specs, Role::Positions, None).ok(),
+            layers: (0..c.num_hidden_layers).map(|l| places.layer(&specs, l, each)).collect::<Result<_>>()?,
+            final_norm: places.norm(Role::FinalNorm, Role::FinalNormBias)?,
+            head: head.filter(|_| !c.scalar_head),
+            score: places.get(Role::Score).ok(),
+            tensors,
+            specs,
+            modules: each,
+            paths,
         })
     }
 
@@ -165,12 +178,10 @@ impl Base {
 
     /// Loads a checkpoint, that has been checked, without its LM head and with this scalar head `[C]`.
     pub fn headed(s: &Stream, c: &Config, checkpoint: &Checkpoint, dtype: DType, score: &[f32]) -> Result<Base> {
-        let mut base = Base::allocate(s, c, &|_| Ok(dtype))?;
-        let head = base.tensors.iter().position(|t| t.name == SCORE).map(|at| base.tensors.remove(at));
-        base.fill(s, checkpoint)?;
-        if let Some(head) = head {
-            base.arena.view(head.region)?.write(s, score)?;
-            base.tensors.push(head);
+        let base = Base::allocate(s, c, &|_| Ok(dtype))?;
+        base.fill_but(s, checkpoint, Some(Role::Score))?;
+        if let Some(head) = base.score {
+            base.arena.view(head)?.write(s, score)?;
         }
         Ok(base)
     }
@@ -182,17 +193,23 @@ impl Base {
     }
 
     fn fill(&self, s: &Stream, checkpoint: &Checkpoint) -> Result<()> {
-        for t in &self.tensors {
+        self.fill_but(s, checkpoint, None)
+    }
+
+    fn fill_but(&self, s: &Stream, checkpoint: &Checkpoint, absent: Option<Role>) -> Result<()> {
+        for (t, spec) in self.tensors.iter().zip(&self.specs).filter(|(_, spec)| Some(spec.role) != absent) {
             let data = checkpoint.tensor(&t.name)?;
             data.check_finite()?;
             let view = self.arena.view(t.region)?;
-            if !self.is_matrix(t) {
+            if !spec.role.matrix() {
                 view.write(s, &data.to_f32())?;
-            } else if view.dtype() == data.dtype {
-                weight::load(s, self.matrix(t.region, t.shape)?, data.bytes)?;
-            } else {
-                weight::load(s, self.matrix(t.region, t.shape)?, &stored_as(&data.to_f32(), view.dtype()))?;
+                continue;
             }
+            let rounded = (view.dtype() != data.dtype).then(|| stored_as(&data.to_f32(), view.dtype()));
+            let bytes = rounded.as_deref().unwrap_or(data.bytes);
+            let [n, k] = t.shape;
+            let turned = spec.transposed.then(|| transposed(bytes, [k, n], view.dtype().size()));
+            weight::load(s, self.matrix(t.region, t.shape)?, turned.as_deref().unwrap_or(bytes))?;
         }
         Ok(())
     }
@@ -201,9 +218,9 @@ impl Base {
     pub fn fresh(s: &Stream, c: &Config, seed: u64) -> Result<Base> {
         let base = Base::allocate(s, c, &|_| Ok(DType::F32))?;
         let key = sample::key(seed, sample::Tag::Init);
-        for (ordinal, t) in base.tensors.iter().enumerate() {
+        for (ordinal, (t, spec)) in base.tensors.iter().zip(&base.specs).enumerate() {
             let view = base.arena.view(t.region)?;
-            if base.is_matrix(t) {
+            if spec.role.matrix() {
                 let bound = 0.02 * 3f32.sqrt();
                 let w: Vec<f32> = (0..t.shape[0] * t.shape[1])
                     .map(|i| {
@@ -216,34 +233,35 @@ impl Base {
                     .collect();
                 weight::load(s, base.matrix(t.region, t.shape)?, bytemuck::cast_slice(&w))?;
             } else if !t.name.ends_with("bias") {
-                view.write(s, &vec![1.0f32; t.region.len()])?;
+                // What multiplies is 1: an offset of 1 leaves 0.
+                let one = if let config::Norm::Rms { offset } = c.norm() { 1.0 - offset } else { 1.0 };
+                view.write(s, &vec![one; t.region.len()])?;
             }
         }
         Ok(base)
     }
 
-    /// Writes `model.safetensors` in f32 with Hugging Face's names. Weights that are not finite are an error.
+    /// Writes `model.safetensors` in f32 with Hugging Face's names and layout. Weights that are not finite are an error.
     pub fn save(&self, s: &Stream, folder: &Path) -> Result<()> {
         let mut rows: Vec<(String, Vec<usize>, Vec<f32>)> = Vec::new();
-        for t in &self.tensors {
-            if self.is_matrix(t) {
-                rows.push((t.name.clone(), t.shape.to_vec(), weight::read(s, self.matrix(t.region, t.shape)?)?));
-                continue;
+        for (t, spec) in self.tensors.iter().zip(&self.specs) {
+            let [n, k] = t.shape;
+            let mut w = match spec.role.matrix() {
+                true => weight::read(s, self.matrix(t.region, t.shape)?)?,
+                false => vec![0.0; k],
+            };
+            if !spec.role.matrix() {
+                self.arena.view(t.region)?.read(s, &mut w)?;
+            } else if spec.transposed {
+                w = (0..n * k).map(|i| w[i % n * k + i / n]).collect();
             }
-            let mut w = vec![0.0; t.shape[0] * t.shape[1]];
-            self.arena.view(t.region)?.read(s, &mut w)?;
-            let shape = if t.name == SCORE { t.shape.to_vec() } else { vec![t.shape[1]] };
-            rows.push((t.name.clone(), shape, w));
+            rows.push((t.name.clone(), spec.shape.clone(), w));
         }
         let tensors: Vec<_> = rows
             .iter()
             .map(|(name, shape, w)| (name.clone(), DType::F32, shape.clone(), bytemuck::cast_slice::<f32, u8>(w)))
             .collect();
         crate::weights::write_finite(&folder.join("model.safetensors"), &tensors)
-    }
-
-    fn is_matrix(&self, t: &Tensor) -> bool {
-        t.name.ends_with("_proj.weight") || t.name == "model.embed_tokens.weight" || t.name == "lm_head.weight"
     }
 
     /// Where everything lies.
@@ -262,15 +280,19 @@ impl Base {
     }
 
     /// Outputs and inputs of a module.
-    pub fn size(&self, module: usize) -> (usize, usize) {
-        self.sizes[module]
+    pub fn size(&self, layer: usize, module: usize) -> (usize, usize) {
+        let m = self.layers[layer].modules[module];
+        (m.n, m.k)
+    }
+
+    /// Modules of one layer.
+    pub fn modules(&self) -> usize {
+        self.modules
     }
 
     /// Layer and module of a path such as `model.layers.3.mlp.up_proj`.
     pub fn locate(&self, path: &str) -> Option<(usize, usize)> {
-        let (layer, name) = path.strip_prefix("model.layers.")?.split_once('.')?;
-        let layer = layer.parse().ok().filter(|l| *l < self.layers())?;
-        Some((layer, MODULE_NAMES.iter().position(|m| *m == name)?))
+        self.paths.get(path).copied()
     }
 
     /// Parameters, each once.

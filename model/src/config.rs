@@ -1,8 +1,15 @@
 //! `config.json` of a Hugging Face folder, in the spellings of transformers 4 and 5, checked field by field.
 
+mod family;
 mod rope;
+mod tensors;
+mod window;
 
-pub use rope::RopeScaling;
+use family::Bias;
+pub use family::{Activation, Norm};
+pub(crate) use family::{Family, Positions};
+pub use rope::{Rope, RopeScaling};
+pub(crate) use tensors::{Role, Spec};
 
 use crate::Result;
 use crate::json::{self, Object};
@@ -13,6 +20,8 @@ use std::path::Path;
 /// What a model is made of; the fields keep Hugging Face's names. C hidden, L layers, H heads, K kv heads, D head dim, F ffn, V vocab.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
+    /// What the family gives to all its checkpoints.
+    pub(crate) family: &'static Family,
     /// V.
     pub vocab_size: usize,
     /// C.
@@ -25,20 +34,28 @@ pub struct Config {
     pub num_attention_heads: usize,
     /// K, a divisor of H.
     pub num_key_value_heads: usize,
-    /// D, even and at most 256.
+    /// D, at most 256, even where heads turn.
     pub head_dim: usize,
     /// Added to the mean square under the root.
-    pub rms_norm_eps: f64,
+    pub norm_eps: f64,
     /// Positions that the model was made for.
     pub max_position_embeddings: usize,
-    /// Base of the rotary frequencies.
-    pub rope_theta: f64,
-    /// None = plain rotary positions.
-    pub rope_scaling: Option<RopeScaling>,
-    /// Whether q, k, v and o have a bias.
-    pub attention_bias: bool,
-    /// Whether gate, up and down have a bias.
-    pub mlp_bias: bool,
+    /// Of layers that see all positions; None where positions are learned.
+    pub rope: Option<Rope>,
+    /// Of layers with a window, where it is another.
+    pub rope_local: Option<Rope>,
+    /// `[L]` last positions that a layer sees; 0 = all.
+    pub windows: Vec<u32>,
+    /// Scores are divided by its root.
+    pub query_pre_attn_scalar: f64,
+    /// Scores s become cap·tanh(s/cap); 0 = as they are.
+    pub attn_logit_softcapping: f32,
+    /// Logits likewise.
+    pub final_logit_softcapping: f32,
+    /// Of the embeddings.
+    pub embedding_scale: f32,
+    /// Whether the modules of each group have a bias: q, k, v; o; gate, up; down.
+    pub biases: [bool; 4],
     /// Whether the head is the embedding.
     pub tie_word_embeddings: bool,
     /// Begins a text.
@@ -100,30 +117,34 @@ impl Config {
     pub fn parse(path: &Path, text: &str) -> Result<Config> {
         let map = json::parse(path, text)?;
         let file = Object::new(path, &map);
-        let scalar_head = family(&file)?;
-        let mut warnings = Vec::new();
+        let (family, scalar_head) = family(&file)?;
+        let (fields, mut warnings) = (&family.fields, Vec::new());
         let size = |field, most| file.integer(field, 1, most)?.ok_or_else(|| file.wrong(field, "an integer of at least 1"));
-        let hidden_size = size("hidden_size", MOST_WIDTH)?;
+        let hidden_size = size(fields.hidden_size, MOST_WIDTH)?;
+        let num_hidden_layers = size(fields.num_hidden_layers, 1 << 12)?;
         let (num_attention_heads, num_key_value_heads, head_dim) =
-            heads(&file, hidden_size, size("num_attention_heads", 1 << 14)?)?;
-        let (rope_theta, rope_scaling) = rope::read(&file, &mut warnings)?;
+            heads(&file, family, hidden_size, size(fields.num_attention_heads, 1 << 14)?)?;
+        let (rope, rope_local) = rope::read(&file, family, &mut warnings)?;
         let mut config = Config {
+            family,
             vocab_size: size("vocab_size", 1 << 26)?,
             hidden_size,
-            intermediate_size: size("intermediate_size", 4 * MOST_WIDTH)?,
-            num_hidden_layers: size("num_hidden_layers", 1 << 12)?,
+            intermediate_size: feed_forward(&file, family, hidden_size)?,
+            num_hidden_layers,
             num_attention_heads,
             num_key_value_heads,
             head_dim,
-            rms_norm_eps: positive(&file, "rms_norm_eps")?.unwrap_or_else(|| assumed(&mut warnings, "rms_norm_eps", 1e-6)),
-            max_position_embeddings: file
-                .integer("max_position_embeddings", 1, MOST_POSITIONS)?
-                .unwrap_or_else(|| assumed(&mut warnings, "max_position_embeddings", 2048)),
-            rope_theta,
-            rope_scaling,
-            attention_bias: file.boolean("attention_bias")?.unwrap_or(false),
-            mlp_bias: file.boolean("mlp_bias")?.unwrap_or(false),
-            tie_word_embeddings: file.boolean("tie_word_embeddings")?.unwrap_or(false),
+            norm_eps: epsilon(&file, family, &mut warnings)?,
+            max_position_embeddings: positions(&file, family, &mut warnings)?,
+            rope,
+            rope_local,
+            windows: window::read(&file, family, num_hidden_layers, &mut warnings)?,
+            query_pre_attn_scalar: capped(&file, family, "query_pre_attn_scalar")?.unwrap_or(head_dim as f64),
+            attn_logit_softcapping: capped(&file, family, "attn_logit_softcapping")?.unwrap_or(0.0) as f32,
+            final_logit_softcapping: capped(&file, family, "final_logit_softcapping")?.unwrap_or(0.0) as f32,
+            embedding_scale: if family.scaled_embeddings { (hidden_size as f64).sqrt() as f32 } else { 1.0 },
+            biases: biases(&file, family)?,
+            tie_word_embeddings: file.boolean("tie_word_embeddings")?.unwrap_or(family.tied),
             bos_token_id: file.id("bos_token_id")?,
             eos_token_ids: Vec::new(),
             pad_token_id: None,
@@ -156,61 +177,29 @@ impl Config {
         }
     }
 
-    /// Every tensor that a checkpoint of this model holds, in the order in which the model runs them.
-    pub fn tensors(&self) -> Vec<TensorSpec> {
-        let (c, v) = (self.hidden_size, self.vocab_size);
-        let mut list = vec![spec("model.embed_tokens.weight".into(), &[v, c])];
-        for layer in 0..self.num_hidden_layers {
-            let (attention, mlp) = self.layer(layer);
-            list.push(spec(format!("model.layers.{layer}.input_layernorm.weight"), &[c]));
-            attention.iter().for_each(|m| linear(&mut list, m, self.attention_bias));
-            list.push(spec(format!("model.layers.{layer}.post_attention_layernorm.weight"), &[c]));
-            mlp.iter().for_each(|m| linear(&mut list, m, self.mlp_bias));
-        }
-        list.push(spec("model.norm.weight".into(), &[c]));
-        if self.scalar_head {
-            list.push(spec("score.weight".into(), &[1, c]));
-        } else if !self.tie_word_embeddings {
-            list.push(spec("lm_head.weight".into(), &[v, c]));
-        }
-        list
+    /// `model_type`.
+    pub fn model_type(&self) -> &'static str {
+        self.family.model_type
     }
 
-    /// Every linear module that an adapter may sit on (what PEFT calls `all-linear`), in the order in which the model runs them.
-    pub fn modules(&self) -> Vec<ModuleSpec> {
-        let layers = 0..self.num_hidden_layers;
-        layers.map(|layer| self.layer(layer)).flat_map(|(attention, mlp)| attention.into_iter().chain(mlp)).collect()
+    /// What `architectures` calls it with its scalar head; None with an LM head.
+    pub fn classifier(&self) -> Option<&'static str> {
+        self.scalar_head.then_some(self.family.architectures[1])
     }
 
-    /// q, k, v, o and gate, up, down.
-    fn layer(&self, layer: usize) -> ([ModuleSpec; 4], [ModuleSpec; 3]) {
-        let (c, f) = (self.hidden_size, self.intermediate_size);
-        let (q, kv) = (self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim);
-        let module = |name: &str, in_features, out_features| ModuleSpec {
-            path: format!("model.layers.{layer}.{name}_proj"),
-            in_features,
-            out_features,
-        };
-        (
-            [
-                module("self_attn.q", c, q),
-                module("self_attn.k", c, kv),
-                module("self_attn.v", c, kv),
-                module("self_attn.o", q, c),
-            ],
-            [module("mlp.gate", c, f), module("mlp.up", c, f), module("mlp.down", f, c)],
-        )
+    /// How its rows are normed.
+    pub fn norm(&self) -> Norm {
+        self.family.norm
     }
-}
 
-fn spec(name: String, shape: &[usize]) -> TensorSpec {
-    TensorSpec { name, shape: shape.to_vec() }
-}
+    /// What stands between the two halves of its MLP.
+    pub fn activation(&self) -> Activation {
+        self.family.activation
+    }
 
-fn linear(list: &mut Vec<TensorSpec>, module: &ModuleSpec, bias: bool) {
-    list.push(spec(format!("{}.weight", module.path), &[module.out_features, module.in_features]));
-    if bias {
-        list.push(spec(format!("{}.bias", module.path), &[module.out_features]));
+    /// Columns of the MLP's first half: 2F where half of them gate the others, else F.
+    pub(crate) fn inner_width(&self) -> usize {
+        if self.family.activation.gated() { 2 * self.intermediate_size } else { self.intermediate_size }
     }
 }
 
@@ -219,23 +208,30 @@ fn assumed<T: std::fmt::Display + Copy>(warnings: &mut Vec<String>, field: &str,
     value
 }
 
-/// Whether the head is scalar; refuses by name what is not a Llama that we run.
-fn family(file: &Object) -> Result<bool> {
-    if file.text("model_type")? != Some("llama") {
-        return Err(file.wrong("model_type", "\"llama\", the one family supported so far"));
+/// The family, and whether the head is scalar; refuses by name what does not run here.
+fn family(file: &Object) -> Result<(&'static Family, bool)> {
+    let name = file.text("model_type")?;
+    let found = family::FAMILIES.into_iter().find(|f| Some(f.model_type) == name);
+    let family = found.ok_or_else(|| file.wrong("model_type", family::known()))?;
+    let (field, names) = family.act;
+    if file.text(field)?.is_some_and(|act| !names.contains(&act)) {
+        let names: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
+        return Err(file.wrong(field, names.join(" or ")));
     }
-    if file.text("hidden_act")?.is_some_and(|act| act != "silu") {
-        return Err(file.wrong("hidden_act", "\"silu\""));
+    if file.get("quantization_config").is_some() {
+        return Err(file.wrong("quantization_config", "null (quantized checkpoints are not supported)"));
     }
-    for field in ["sliding_window", "quantization_config"] {
-        if file.get(field).is_some() {
-            return Err(file.wrong(field, "null (not supported for llama)"));
+    for (field, value) in family.fixed {
+        if file.boolean(field)?.is_some_and(|got| got != *value) {
+            return Err(file.wrong(field, format_args!("{value} (nothing else is supported for {})", family.model_type)));
         }
     }
+    let [causal, classifier] = family.architectures;
     match file.texts("architectures")?.as_deref() {
-        None | Some([]) | Some(["LlamaForCausalLM"]) => Ok(false),
-        Some(["LlamaForSequenceClassification"]) => one_label(file).map(|()| true),
-        Some(_) => Err(file.wrong("architectures", "[\"LlamaForCausalLM\"] or [\"LlamaForSequenceClassification\"]")),
+        None | Some([]) => Ok((family, false)),
+        Some([name]) if *name == causal => Ok((family, false)),
+        Some([name]) if *name == classifier => one_label(file).map(|()| (family, true)),
+        Some(_) => Err(file.wrong("architectures", format_args!("[{causal:?}] or [{classifier:?}]"))),
     }
 }
 
@@ -250,27 +246,80 @@ fn one_label(file: &Object) -> Result<()> {
 }
 
 /// (H, K, D).
-fn heads(file: &Object, c: usize, h: usize) -> Result<(usize, usize, usize)> {
-    let k = file.integer("num_key_value_heads", 1, 1 << 14)?.unwrap_or(h);
+fn heads(file: &Object, family: &Family, c: usize, h: usize) -> Result<(usize, usize, usize)> {
+    let given = |field, most| match file.integer(field, 1, most)? {
+        None if !family.derived => {
+            Err(file.wrong(field, format_args!("an integer from 1 to {most}, which {} needs", family.model_type)))
+        }
+        other => Ok(other),
+    };
+    let k = given("num_key_value_heads", 1 << 14)?.unwrap_or(h);
     if !h.is_multiple_of(k) {
-        return Err(file.wrong("num_key_value_heads", format_args!("a divisor of num_attention_heads {h}")));
+        let heads = family.fields.num_attention_heads;
+        return Err(file.wrong("num_key_value_heads", format_args!("a divisor of {heads} {h}")));
     }
-    let d = match file.integer("head_dim", 1, 1 << 12)? {
+    let d = match given("head_dim", 1 << 12)? {
         Some(d) => d,
         None if c.is_multiple_of(h) => c / h,
         None => {
-            return Err(
-                file.wrong("hidden_size", format_args!("a multiple of num_attention_heads {h}, since head_dim is not given"))
-            );
+            let (width, heads) = (family.fields.hidden_size, family.fields.num_attention_heads);
+            return Err(file.wrong(width, format_args!("a multiple of {heads} {h}, since head_dim is not given")));
         }
     };
-    if !d.is_multiple_of(2) {
+    if family.positions != Positions::Learned && !d.is_multiple_of(2) {
         return Err(file.wrong("head_dim", format_args!("an even number (it is {d} here), since rotary positions turn pairs")));
     }
     if d > MAX_HEAD_DIM {
         return Err(file.wrong("head_dim", format_args!("at most {MAX_HEAD_DIM} (it is {d} here)")));
     }
     Ok((h, k, d))
+}
+
+/// F; 4·C where it may be absent.
+fn feed_forward(file: &Object, family: &Family, c: usize) -> Result<usize> {
+    let field = family.fields.intermediate_size;
+    match file.integer(field, 1, 4 * MOST_WIDTH)? {
+        None if field == "n_inner" => Ok(4 * c),
+        other => other.ok_or_else(|| file.wrong(field, "an integer of at least 1")),
+    }
+}
+
+fn epsilon(file: &Object, family: &Family, warnings: &mut Vec<String>) -> Result<f64> {
+    let field = family.fields.norm_eps;
+    let usual = if family.norm == Norm::Layer { 1e-5 } else { 1e-6 };
+    Ok(positive(file, field)?.unwrap_or_else(|| assumed(warnings, field, usual)))
+}
+
+/// P. transformers' own default for an absent field differs between families and releases; only Llama's has stayed.
+fn positions(file: &Object, family: &Family, warnings: &mut Vec<String>) -> Result<usize> {
+    let field = family.fields.max_position_embeddings;
+    match file.integer(field, 1, MOST_POSITIONS)? {
+        None if family.model_type == "llama" => Ok(assumed(warnings, field, 2048)),
+        other => other.ok_or_else(|| file.wrong(field, "an integer of at least 1")),
+    }
+}
+
+fn biases(file: &Object, family: &Family) -> Result<[bool; 4]> {
+    let mut biases = [false; 4];
+    for (to, bias) in biases.iter_mut().zip(family.biases) {
+        *to = match bias {
+            Bias::Never => false,
+            Bias::Always => true,
+            Bias::If(field) => file.boolean(field)?.unwrap_or(false),
+        };
+    }
+    Ok(biases)
+}
+
+/// A number above 0, in f32 too, that only families with softcaps have.
+fn capped(file: &Object, family: &Family, field: &str) -> Result<Option<f64>> {
+    if !family.softcaps {
+        return Ok(None);
+    }
+    match positive(file, field)? {
+        Some(x) if !(x as f32).is_normal() => Err(file.wrong(field, "a number that f32 holds")),
+        other => Ok(other),
+    }
 }
 
 fn positive(file: &Object, field: &str) -> Result<Option<f64>> {

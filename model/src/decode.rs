@@ -1,7 +1,7 @@
 //! Prefill and decode: running sequences over pages, one token a step.
 
 use crate::batch::Batch;
-use crate::forward::{Context, scaling};
+use crate::forward::Context;
 use crate::kv_cache::KvCache;
 use crate::sequence::{Finished, Sequence};
 use crate::transformer::{Adapter, Transformer};
@@ -134,8 +134,10 @@ impl Transformer {
         let logits = kv.logits(n)?;
         self.logits_of(s, logits, kv.acts.view(kv.acts.at.hidden, n * self.config.hidden_size)?)?;
         let [ids, logps, sampling_logps, draws] = kv.sampled(n)?;
-        sample::forward(s, ids, sampling_logps, logits, draws, kv.seen(n)?, &run.settings.sampling)?;
-        logprob::of_logits(s, logps, logits, ids, scaling(1.0))?;
+        // The cap is the model's, whatever the settings say.
+        let sampling = sample::Sampling { softcap: self.config.final_logit_softcapping, ..run.settings.sampling };
+        sample::forward(s, ids, sampling_logps, logits, draws, kv.seen(n)?, &sampling)?;
+        logprob::of_logits(s, logps, logits, ids, self.scaling(1.0))?;
         let out = &mut run.out;
         out.0.resize(n, 0);
         out.1.resize(n, 0.0);

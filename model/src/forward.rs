@@ -1,11 +1,14 @@
 //! The forward pass: tokens to log-probabilities of the loss rows.
 
-use crate::acts::{ATTENTION_OUT, Acts, GATE_UP, Keep, LayerActs, MLP_OUT, QKV};
+use crate::acts::{ATTENTION_OUT, Acts, GATE_UP, Keep, MLP_OUT, QKV};
+use crate::base::Norm;
+use crate::config::Activation;
 use crate::kv_cache::KvCache;
+use crate::norm;
 use crate::transformer::{Adapter, Head, Transformer};
 use crate::{Batch, Error, Result};
-use kernels::{attention, decode_attention, embedding, kv_store, linear, logprob, rms_norm, rope, score, swiglu};
-use runtime::{Stream, View};
+use kernels::{attention, decode_attention, embedding, gelu, kv_store, linear, logprob, math, rope, score, swiglu};
+use runtime::{Region, Stream, View};
 
 /// How a layer's attention sees what came before its rows.
 pub(crate) enum Context<'a> {
@@ -48,22 +51,27 @@ impl Transformer {
                 let targets = a.view(a.at.targets, m)?;
                 let way = if keep == Keep::Backward { m * self.config.hidden_size } else { 0 };
                 let kept = logprob::Kept { way: a.view(a.at.way, way)?, ..self.kept(a, 0..m)? };
-                logprob::forward(s, out, kept, hidden, rows, targets, head, scaling(inv_temperature))?;
+                logprob::forward(s, out, kept, hidden, rows, targets, head, self.scaling(inv_temperature))?;
             }
             Head::Scalar(head) => score::forward(s, out, hidden, rows, head)?,
         }
         Ok(())
     }
 
-    /// The LM head's logits of the last forward: `[N, V]`, for inspection and tests; training never stores them.
+    /// The LM head's logits of the last forward, capped if the model caps them: `[N, V]`, for inspection and tests; training never
+    /// stores them.
     pub fn logits(&self, s: &Stream, a: &Acts) -> Result<Vec<f32>> {
         let n = a.size.0;
         let out = s.zeros::<f32>(n * self.config.vocab_size)?;
         self.logits_of(s, out.view(), a.view(a.at.hidden, n * self.config.hidden_size)?)?;
-        Ok(out.to_vec()?)
+        let (mut logits, cap) = (out.to_vec()?, self.config.final_logit_softcapping);
+        if cap > 0.0 {
+            logits.iter_mut().for_each(|z| *z = cap * math::tanh(*z / cap));
+        }
+        Ok(logits)
     }
 
-    /// Logits of normed hidden rows.
+    /// Logits of normed hidden rows, before a cap.
     pub(crate) fn logits_of(&self, s: &Stream, logits: View<'_>, hidden: View<'_>) -> Result<()> {
         let weight = self.base.weight(self.lm_head()?)?;
         let part = linear::Part { weight, bias: None, lora: None };
@@ -83,8 +91,15 @@ impl Transformer {
     /// Embedding and every layer; leaves the last residual stream as the final norm's operands.
     pub(crate) fn body(&self, s: &Stream, a: &Acts, ad: Adapter, context: &Context<'_>) -> Result<()> {
         let (n, c) = (a.size.0, self.config.hidden_size);
-        let first = a.view(a.at.layers[0].input, n * c)?;
-        embedding::forward(s, first, a.view(a.at.tokens, n)?, self.base.weight(&self.base.embedding)?, 1.0)?;
+        // A row of learned positions is added to the stream as what a layer adds: by the norm after it.
+        let at = &a.at.layers[0];
+        let first = a.view(if self.base.positions.is_some() { at.middle } else { at.input }, n * c)?;
+        let (tokens, table) = (a.view(a.at.tokens, n)?, self.base.weight(&self.base.embedding)?);
+        embedding::forward(s, first, tokens, table, self.config.embedding_scale)?;
+        if let Some(positions) = &self.base.positions {
+            let (pos, projected) = (a.view(a.at.pos, n)?, a.view(a.at.projected, n * c)?);
+            embedding::forward(s, projected, pos, self.base.weight(positions)?, 1.0)?;
+        }
         for layer in 0..self.base.layers() {
             self.attention_block(s, a, layer, ad, context)?;
             self.mlp_block(s, a, layer, ad)?;
@@ -92,59 +107,76 @@ impl Transformer {
         Ok(())
     }
 
-    fn norm(
-        &self,
-        s: &Stream,
-        y: View<'_>,
-        rstd: View<'_>,
-        sum: View<'_>,
-        x: View<'_>,
-        delta: Option<View<'_>>,
-        w: View<'_>,
-    ) -> Result<()> {
-        Ok(rms_norm::forward(s, y, rstd, sum, x, delta, w, self.config.rms_norm_eps as f32, 0.0)?)
-    }
-
     fn attention_block(&self, s: &Stream, a: &Acts, layer: usize, ad: Adapter, context: &Context<'_>) -> Result<()> {
         let (n, c, heads) = (a.size.0, self.config.hidden_size, self.heads());
         let at = &a.at.layers[layer];
         let weights = &self.base.layers[layer];
         let (input, normed) = (a.view(at.input, n * c)?, a.view(a.at.normed, n * c)?);
-        let (rstd, w) = (a.view(at.input_rstd, n)?, self.base.arena().view(weights.input_norm)?);
-        if layer == 0 {
-            self.norm(s, normed, rstd, View::none(runtime::DType::F32), input, None, w)?;
+        let stats = a.view(at.input_stats, n * norm::stats(&self.config))?;
+        if layer == 0 && self.base.positions.is_none() {
+            self.norm(s, normed, stats, View::none(runtime::DType::F32), input, None, weights.input_norm)?;
         } else {
-            let before = a.view(a.at.layers[layer - 1].middle, n * c)?;
+            let before = a.view(a.at.layers[layer.saturating_sub(1)].middle, n * c)?;
             let delta = a.view(a.at.projected, n * c)?;
-            self.norm(s, normed, rstd, input, before, Some(delta), w)?;
+            self.norm(s, normed, stats, input, before, Some(delta), weights.input_norm)?;
         }
         let qkv = a.view(at.qkv, n * self.qkv_width())?;
-        self.linear(s, a, qkv, normed, layer, QKV, ad)?;
-        let (pos, table) = (a.view(a.at.pos, n)?, self.rotary.view());
-        rope::forward(s, qkv, pos, table, heads.h + heads.k, heads.d, self.qkv_width())?;
+        let pos = a.view(a.at.pos, n)?;
+        if let Some(norms) = weights.head_norms {
+            let raw = a.view(at.raw_qkv, n * self.qkv_width())?;
+            self.linear(s, a, raw, normed, layer, QKV, ad)?;
+            self.head_norm(s, qkv, a.view(at.head_rstd, n * (heads.h + heads.k))?, raw, norms)?;
+        } else {
+            self.linear(s, a, qkv, normed, layer, QKV, ad)?;
+        }
+        if let Some(table) = self.turn(layer) {
+            rope::forward(s, qkv, pos, table, heads.h + heads.k, heads.d, self.qkv_width())?;
+        }
         let attended = a.view(at.attended, n * heads.h * heads.d)?;
         match context {
-            Context::Forest => self.attend(s, a, at, None)?,
+            Context::Forest => self.attend(s, a, layer, None)?,
             Context::Prefill { cache, cached } => {
                 kv_store::forward(s, cache.layer(layer)?, qkv, cache.slots(n)?, heads)?;
-                self.attend(s, a, at, cached.then_some((*cache, layer)))?;
+                self.attend(s, a, layer, cached.then_some(*cache))?;
             }
             Context::Decode { cache } => {
                 kv_store::forward(s, cache.layer(layer)?, qkv, cache.slots(n)?, heads)?;
                 let (pieces, first) = cache.pieces()?;
-                decode_attention::forward(s, attended, qkv, cache.layer(layer)?, pieces, first, pos, heads, self.attention())?;
+                let params = self.attention(layer);
+                decode_attention::forward(s, attended, qkv, cache.layer(layer)?, pieces, first, pos, heads, params)?;
             }
         }
-        self.linear(s, a, a.view(a.at.projected, n * c)?, attended, layer, ATTENTION_OUT, ad)
+        let after = weights.attention_norm.map(|norm| (norm, at.attention_out, at.attention_stats));
+        self.project(s, a, attended, layer, ATTENTION_OUT, ad, after)
+    }
+
+    /// What a half of the layer adds to the stream: `projected`, by way of a norm, of which it leaves operand and stats, where there is
+    /// one.
+    fn project(
+        &self,
+        s: &Stream,
+        a: &Acts,
+        x: View<'_>,
+        layer: usize,
+        group: usize,
+        ad: Adapter,
+        after: Option<(Norm, Region, Region)>,
+    ) -> Result<()> {
+        let (n, c) = (a.size.0, self.config.hidden_size);
+        let projected = a.view(a.at.projected, n * c)?;
+        let Some((norm, out, stats)) = after else { return self.linear(s, a, projected, x, layer, group, ad) };
+        let (out, stats) = (a.view(out, n * c)?, a.view(stats, n * norm::stats(&self.config))?);
+        self.linear(s, a, out, x, layer, group, ad)?;
+        self.norm(s, projected, stats, View::none(runtime::DType::F32), out, None, norm)
     }
 
     /// Attention of a forest's rows over each other, or over the pages of a layer.
-    fn attend(&self, s: &Stream, a: &Acts, at: &LayerActs, pages: Option<(&KvCache, usize)>) -> Result<()> {
-        let (n, heads) = (a.size.0, self.heads());
+    fn attend(&self, s: &Stream, a: &Acts, layer: usize, pages: Option<&KvCache>) -> Result<()> {
+        let (n, heads, at) = (a.size.0, self.heads(), &a.at.layers[layer]);
         let (maximum, denominator) = (a.view(at.maximum, n * heads.h)?, a.view(at.denominator, n * heads.h)?);
         let (out, qkv) = (a.view(at.attended, n * heads.h * heads.d)?, a.view(at.qkv, n * self.qkv_width())?);
-        let (segments, params) = (a.segments()?, self.attention());
-        if let Some((cache, layer)) = pages {
+        let (segments, params) = (a.segments()?, self.attention(layer));
+        if let Some(cache) = pages {
             let (m, l, pages, (pieces, first)) = (maximum, denominator, cache.layer(layer)?, cache.pieces()?);
             return Ok(decode_attention::prefill(s, out, m, l, qkv, segments, pages, pieces, first, heads, params)?);
         }
@@ -156,13 +188,23 @@ impl Transformer {
         let at = &a.at.layers[layer];
         let (middle, normed) = (a.view(at.middle, n * c)?, a.view(a.at.normed, n * c)?);
         let (input, projected) = (a.view(at.input, n * c)?, a.view(a.at.projected, n * c)?);
-        let w = self.base.arena().view(self.base.layers[layer].post_norm)?;
-        self.norm(s, normed, a.view(at.middle_rstd, n)?, middle, input, Some(projected), w)?;
-        let gate_up = a.view(at.gate_up, n * 2 * f)?;
+        let (weights, stats) = (&self.base.layers[layer], a.view(at.middle_stats, n * norm::stats(&self.config))?);
+        self.norm(s, normed, stats, middle, input, Some(projected), weights.middle_norm)?;
+        let gate_up = a.view(at.gate_up, n * self.config.inner_width())?;
         self.linear(s, a, gate_up, normed, layer, GATE_UP, ad)?;
         let activated = a.view(a.at.activated, n * f)?;
-        swiglu::forward(s, activated, gate_up, f)?;
-        self.linear(s, a, projected, activated, layer, MLP_OUT, ad)
+        self.activate(s, activated, gate_up)?;
+        let after = weights.mlp_norm.map(|norm| (norm, at.mlp_out, at.mlp_stats));
+        self.project(s, a, activated, layer, MLP_OUT, ad, after)
+    }
+
+    /// `[N, F]` of the MLP's first half.
+    pub(crate) fn activate(&self, s: &Stream, activated: View<'_>, gate_up: View<'_>) -> Result<()> {
+        let f = self.config.intermediate_size;
+        match self.config.activation() {
+            Activation::SwiGlu => Ok(swiglu::forward(s, activated, gate_up, f)?),
+            Activation::GeGlu | Activation::Gelu => Ok(gelu::forward(s, activated, gate_up, f, gelu::Curve::Tanh)?),
+        }
     }
 
     /// The final norm over the last residual stream: leaves `hidden`.
@@ -170,17 +212,12 @@ impl Transformer {
         let (n, c) = (a.size.0, self.config.hidden_size);
         let (hidden, last) = (a.view(a.at.hidden, n * c)?, a.view(a.at.last, n * c)?);
         let before = a.view(a.at.layers[self.base.layers() - 1].middle, n * c)?;
-        let w = self.base.arena().view(self.base.final_norm)?;
-        self.norm(s, hidden, a.view(a.at.last_rstd, n)?, last, before, Some(a.view(a.at.projected, n * c)?), w)
+        let (stats, delta) = (a.view(a.at.last_stats, n * norm::stats(&self.config))?, a.view(a.at.projected, n * c)?);
+        self.norm(s, hidden, stats, last, before, Some(delta), self.base.final_norm)
     }
 
     fn linear(&self, s: &Stream, a: &Acts, y: View<'_>, x: View<'_>, layer: usize, group: usize, ad: Adapter) -> Result<()> {
         let lora_s = a.view(a.at.layers[layer].lora[group], a.size.0 * self.group_rank(layer, group, ad)?)?;
         self.group(layer, group, ad, |parts| Ok(linear::forward(s, y, lora_s, x, parts)?))
     }
-}
-
-/// No family here has a softcap on its logits.
-pub(crate) fn scaling(inv_temperature: f32) -> logprob::Scaling {
-    logprob::Scaling { softcap: 0.0, inv_temperature }
 }

@@ -127,18 +127,8 @@ pub fn write_safetensors(path: &Path, tensors: &[Tensor]) -> Result<()> {
 
 /// [`write_safetensors`] with more strings in its metadata; their names stand once and are not `format`.
 pub fn write_with_metadata(path: &Path, more: &[(&str, String)], tensors: &[Tensor]) -> Result<()> {
-    let mut order: Vec<&Tensor> = tensors.iter().collect();
-    order.sort_by(|a, b| a.0.cmp(&b.0));
-    if let Some([first, _]) = order.array_windows().find(|[a, b]| a.0 == b.0) {
-        return Err(Error::file(path, format!("tensor {:?}: wanted once, got twice", first.0)));
-    }
-    let text = |text: &str| serde_json::Value::from(text);
-    let mut header = String::from(r#"{"__metadata__":{"format":"pt""#);
-    header.extend(more.iter().map(|(name, value)| format!(",{}:{}", text(name), text(value))));
-    header.push('}');
-    let mut start = 0;
-    for (name, dtype, shape, bytes) in &order {
-        let wanted = shape.iter().try_fold(dtype.size(), |n, d| n.checked_mul(*d));
+    for (name, dtype, shape, bytes) in tensors {
+        let wanted = size(*dtype, shape);
         if wanted != Some(bytes.len()) {
             let wanted = wanted.map_or("more".into(), |n| n.to_string());
             return Err(Error::file(
@@ -146,16 +136,81 @@ pub fn write_with_metadata(path: &Path, more: &[(&str, String)], tensors: &[Tens
                 format!("tensor {name:?}: wanted {wanted} bytes for {dtype} {shape:?}, got {}", bytes.len()),
             ));
         }
-        let (key, shape, end) = (text(name), serde_json::Value::from(shape.as_slice()), start + bytes.len());
+    }
+    let entries: Vec<_> = tensors.iter().map(|(name, dtype, shape, _)| (name.clone(), *dtype, shape.clone())).collect();
+    write_streamed(path, more, &entries, |i, out| Ok(out.write_all(tensors[i].3)?))
+}
+
+/// What a streamed tensor's bytes fail of: the disk, or the tensor itself.
+#[derive(Debug)]
+pub(crate) enum Stopped {
+    /// What the file said.
+    Disk(std::io::Error),
+    /// Why there are no bytes.
+    Source(Error),
+}
+
+impl From<std::io::Error> for Stopped {
+    fn from(error: std::io::Error) -> Stopped {
+        Stopped::Disk(error)
+    }
+}
+
+impl From<Error> for Stopped {
+    fn from(error: Error) -> Stopped {
+        Stopped::Source(error)
+    }
+}
+
+fn size(dtype: DType, shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(dtype.size(), |n, d| n.checked_mul(*d))
+}
+
+/// The same, tensor by tensor: `each` writes the bytes of the tensor with this index, as many as dtype and shape say.
+pub(crate) fn write_streamed(
+    path: &Path,
+    more: &[(&str, String)],
+    tensors: &[(String, DType, Vec<usize>)],
+    mut each: impl FnMut(usize, &mut dyn std::io::Write) -> std::result::Result<(), Stopped>,
+) -> Result<()> {
+    let mut order: Vec<usize> = (0..tensors.len()).collect();
+    order.sort_by(|a, b| tensors[*a].0.cmp(&tensors[*b].0));
+    if let Some([first, _]) = order.array_windows().find(|[a, b]| tensors[*a].0 == tensors[*b].0) {
+        return Err(Error::file(path, format!("tensor {:?}: wanted once, got twice", tensors[*first].0)));
+    }
+    let text = |text: &str| serde_json::Value::from(text);
+    let mut header = String::from(r#"{"__metadata__":{"format":"pt""#);
+    header.extend(more.iter().map(|(name, value)| format!(",{}:{}", text(name), text(value))));
+    header.push('}');
+    let mut start = 0usize;
+    for (name, dtype, shape) in order.iter().map(|i| &tensors[*i]) {
+        let too_large = || Error::file(path, format!("tensor {name:?}: {dtype} {shape:?} are more bytes than a file can hold"));
+        let end = size(*dtype, shape).and_then(|n| start.checked_add(n)).ok_or_else(too_large)?;
+        let (key, shape) = (text(name), serde_json::Value::from(shape.as_slice()));
         header += &format!(r#",{key}:{{"dtype":"{}","shape":{shape},"data_offsets":[{start},{end}]}}"#, dtype_name(*dtype));
         start = end;
     }
     header.push('}');
     header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
-    runtime::host::write_file(path, |out| {
+    let mut source = None;
+    let written = runtime::host::write_file(path, |out| {
         out.write_all(&(header.len() as u64).to_le_bytes())?;
         out.write_all(header.as_bytes())?;
-        order.iter().try_for_each(|(_, _, _, bytes)| out.write_all(bytes))
-    })?;
-    Ok(())
+        for i in order {
+            match each(i, out) {
+                Ok(()) => {}
+                Err(Stopped::Disk(error)) => return Err(error),
+                Err(Stopped::Source(error)) => {
+                    let text = error.to_string();
+                    source = Some(error);
+                    return Err(std::io::Error::other(text));
+                }
+            }
+        }
+        Ok(())
+    });
+    match source {
+        Some(error) => Err(error),
+        None => Ok(written?),
+    }
 }

@@ -17,6 +17,8 @@ mod header;
 mod json;
 pub mod kv_cache;
 pub mod lora;
+pub mod merge;
+mod norm;
 mod rotary;
 pub mod sequence;
 mod stop;
@@ -28,14 +30,14 @@ pub use acts::{Acts, Keep, Limits};
 pub use adapter::{AdapterConfig, Targets};
 pub use batch::{Batch, Columns, Parent, PrefixId, Segment, Span};
 pub use chat::{Conversation, Rendered, Template};
-pub use config::{Config, ModuleSpec, RopeScaling, TensorSpec};
+pub use config::{Activation, Config, ModuleSpec, Norm, Rope, RopeScaling, TensorSpec};
 pub use decode::{DecodeRun, Settings};
 pub use error::{Error, Result};
 pub use generate::{Progress, Request, generate};
 pub use kv_cache::{CacheLimits, KvCache};
 pub use lora::Lora;
 pub use sequence::{Finished, SampleKey};
-pub use tokenizer::Tokenizer;
+pub use tokenizer::{TextStream, Tokenizer};
 pub use transformer::{Adapter, Grads, Head, ScalarHead, Transformer, Tune};
 
 #[cfg(test)]

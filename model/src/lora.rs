@@ -1,9 +1,13 @@
 //! An adapter on the device: the A and B of every tuned module, side by side in one arena, and its scalar head if it has one.
+//!
+//! DoRA is for reading only: a module's slot holds g ⊙ W in f32 (4·O·I bytes) and g ⊙ B, so the rooms compute g ⊙ (W x + scale·B A x) + b
+//! as they compute everything else.
 
 use crate::adapter::{Adapter, AdapterModule};
-use crate::base::{Base, MODULES};
+use crate::base::{Base, Matrix};
 use crate::{Error, Result};
 use kernels::linear;
+use kernels::weight::{self, Layout, Weight};
 use runtime::{Arena, DType, Plan, Region, Stream, View};
 
 /// One tuned module.
@@ -15,6 +19,8 @@ struct Module {
     b: Region,
     rank: usize,
     scale: f32,
+    /// DoRA: g ⊙ W in the place of the base's matrix.
+    weight: Option<Matrix>,
 }
 
 /// One tensor of the arena, for names on disk and for the gradient norm.
@@ -33,23 +39,24 @@ pub struct Tensor {
 pub struct Lora {
     arena: Arena,
     /// `[L][module]`
-    modules: Vec<[Option<Module>; MODULES]>,
+    modules: Vec<Vec<Option<Module>>>,
     /// `[C]` the scalar head, where the adapter has one.
     score: Option<Region>,
     tensors: Vec<Tensor>,
+    form: Layout,
     source: Adapter,
 }
 
 impl Lora {
     /// Uploads an adapter for this base.
     pub fn upload(s: &Stream, base: &Base, adapter: Adapter) -> Result<Lora> {
-        let mut plan = Plan::default();
-        let mut modules = vec![[None; MODULES]; base.layers()];
+        let (mut plan, form) = (Plan::default(), Layout::of(s, &[]));
+        let mut modules = vec![vec![None; base.modules()]; base.layers()];
         let mut tensors = Vec::new();
         for m in &adapter.modules {
             let (layer, module) =
                 base.locate(&m.path).ok_or_else(|| Error::Batch(format!("adapter module {} is not in the model", m.path)))?;
-            let (o, i) = base.size(module);
+            let (o, i) = base.size(layer, module);
             let region = |plan: &mut Plan, tensors: &mut Vec<Tensor>, side: char, shape: [usize; 2]| {
                 let region = plan.region(shape[0] * shape[1], DType::F32);
                 tensors.push(Tensor { name: format!("{}.lora_{side}.weight", m.path), region, shape });
@@ -57,7 +64,11 @@ impl Lora {
             };
             let a = region(&mut plan, &mut tensors, 'A', [m.r, i]);
             let b = region(&mut plan, &mut tensors, 'B', [o, m.r]);
-            modules[layer][module] = Some(Module { a, b, rank: m.r, scale: m.scale });
+            let weight = m.magnitude.as_ref().map(|_| {
+                let weight = plan.region(form.len(&[o], i), DType::F32);
+                Matrix { weight, bias: None, n: o, k: i }
+            });
+            modules[layer][module] = Some(Module { a, b, rank: m.r, scale: m.scale, weight });
         }
         let score = adapter.score.as_ref().map(|score| {
             let (region, shape) = (plan.region(score.len(), DType::F32), [1, score.len()]);
@@ -65,9 +76,42 @@ impl Lora {
             region
         });
         let arena = Arena::new(s, plan.bytes())?;
-        let lora = Lora { arena, modules, score, tensors, source: adapter };
+        let lora = Lora { arena, modules, score, tensors, form, source: adapter };
         lora.write(s, &lora.source)?;
+        lora.source.modules.iter().try_for_each(|m| lora.lengthen(s, base, m))?;
         Ok(lora)
+    }
+
+    /// Writes g ⊙ W and g ⊙ B of a DoRA module.
+    fn lengthen(&self, s: &Stream, base: &Base, m: &AdapterModule) -> Result<()> {
+        let Some((layer, module)) = base.locate(&m.path).filter(|_| m.magnitude.is_some()) else { return Ok(()) };
+        let mut w = weight::read(s, base.weight(&base.layers[layer].modules[module])?)?;
+        let (Some(gain), Some(own)) = (m.gain(&w)?, &self.modules[layer][module]) else { return Ok(()) };
+        let times = |values: &mut [f32], width: usize| {
+            values.chunks_exact_mut(width).zip(&gain).for_each(|(row, g)| row.iter_mut().for_each(|v| *v *= g));
+        };
+        times(&mut w, m.in_features);
+        let mut b = m.b.clone();
+        times(&mut b, m.r);
+        self.arena.view(own.b)?.write(s, &b)?;
+        match &own.weight {
+            Some(matrix) => Ok(weight::load(s, self.matrix(matrix)?, bytemuck::cast_slice(&w))?),
+            None => Ok(()),
+        }
+    }
+
+    fn matrix(&self, m: &Matrix) -> Result<Weight<'_>> {
+        Ok(self.form.weight(self.arena.view(m.weight)?, &[m.n], m.k, 0)?)
+    }
+
+    /// The matrix that stands in the place of the base's, if there is one.
+    pub(crate) fn weight(&self, layer: usize, module: usize) -> Option<Result<Weight<'_>>> {
+        self.modules[layer][module].as_ref()?.weight.as_ref().map(|m| self.matrix(m))
+    }
+
+    /// Whether it can be run but not trained.
+    pub fn is_dora(&self) -> bool {
+        self.source.is_dora()
     }
 
     /// Takes the numbers of another adapter on the same modules with the same ranks and scales, in place.
@@ -81,6 +125,9 @@ impl Lora {
                 None => "no module".into(),
             };
             return Err(Error::Batch(format!("adapter module {at}: wanted {}, got {}", said(&wanted), said(&got))));
+        }
+        if self.is_dora() || adapter.is_dora() {
+            return Err(Error::Batch("a DoRA adapter is read once, with its base, and not reloaded".into()));
         }
         let [wanted, got] = [&self.source, adapter].map(|a| a.score.as_ref().map(Vec::len));
         if wanted != got {
@@ -103,6 +150,9 @@ impl Lora {
     /// The adapter as it stands now, for saving.
     pub fn download(&self, s: &Stream) -> Result<Adapter> {
         let mut adapter = self.source.clone();
+        if self.is_dora() {
+            return Ok(adapter);
+        }
         for (m, pair) in adapter.modules.iter_mut().zip(self.tensors.chunks_exact(2)) {
             self.arena.view(pair[0].region)?.read(s, &mut m.a)?;
             self.arena.view(pair[1].region)?.read(s, &mut m.b)?;

@@ -1,6 +1,6 @@
 //! Rotary tables as long as the paths seen: a model of long contexts starts as soon as one of short ones.
 
-use crate::config::Config;
+use crate::config::{Config, Rope, RopeScaling};
 use crate::{Error, Result};
 use kernels::rope;
 use runtime::{Buffer, DType, Stream, View};
@@ -12,29 +12,47 @@ const FIRST: usize = 1024;
 /// Tables end here; a longer path is an error before the run.
 const MOST_POSITIONS: usize = 1 << 17;
 
-/// cos and sin of every position, made when first wanted.
+/// cos and sin of every position, made when first wanted: of layers that see all positions, and of those with a window where they
+/// turn otherwise. A model of learned positions has neither and the same bound.
 #[derive(Debug)]
 pub(crate) struct Rotary {
     positions: usize,
     d: usize,
+    kinds: Vec<Kind>,
+}
+
+/// Layers that turn alike.
+#[derive(Debug)]
+struct Kind {
     theta: f64,
     scaling: Option<rope::Scaling>,
     /// `[min(FIRST·2^k, positions), D/2, 2]`, each from position 0
     tables: Vec<OnceLock<Buffer<f32>>>,
 }
 
+fn scaling(config: RopeScaling) -> rope::Scaling {
+    match config {
+        RopeScaling::Linear { factor } => rope::Scaling::linear(factor),
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => rope::Scaling {
+            factor,
+            low_freq_factor,
+            high_freq_factor,
+            original_max_position_embeddings: original_max_position_embeddings as f64,
+        },
+    }
+}
+
 impl Rotary {
     /// No tables yet.
     pub(crate) fn new(config: &Config) -> Rotary {
-        let scaling = config.rope_scaling.as_ref().map(|r| rope::Scaling {
-            factor: r.factor,
-            low_freq_factor: r.low_freq_factor,
-            high_freq_factor: r.high_freq_factor,
-            original_max_position_embeddings: r.original_max_position_embeddings as f64,
-        });
         let positions = config.max_position_embeddings.min(MOST_POSITIONS);
-        let tables = (0..=table_of(positions)).map(|_| OnceLock::new()).collect();
-        Rotary { positions, d: config.head_dim, theta: config.rope_theta, scaling, tables }
+        let kind = |rope: Rope| Kind {
+            theta: rope.theta,
+            scaling: rope.scaling.map(scaling),
+            tables: (0..=table_of(positions)).map(|_| OnceLock::new()).collect(),
+        };
+        let kinds = config.rope.into_iter().chain(config.rope_local).map(kind).collect();
+        Rotary { positions, d: config.head_dim, kinds }
     }
 
     /// The longest path.
@@ -42,26 +60,27 @@ impl Rotary {
         self.positions
     }
 
-    /// Makes the table of paths of `positions` if it is not there.
+    /// Makes the tables of paths of `positions` if they are not there.
     pub(crate) fn reach(&self, s: &Stream, positions: usize) -> Result<()> {
+        if positions > self.positions {
+            return Err(Error::Batch(format!("a path of {positions} positions, wanted at most {}", self.positions)));
+        }
         let k = table_of(positions);
-        let table = self
-            .tables
-            .get(k)
-            .filter(|_| positions <= self.positions)
-            .ok_or_else(|| Error::Batch(format!("a path of {positions} positions, wanted at most {}", self.positions)))?;
-        if table.get().is_none() {
-            let positions = (FIRST << k).min(self.positions);
-            let made = s.upload(&rope::table(positions, self.d, self.theta, self.scaling.as_ref()))?;
-            // Who else made it meanwhile made the same.
-            let _ = table.set(made);
+        for kind in &self.kinds {
+            if let Some(table) = kind.tables.get(k).filter(|table| table.get().is_none()) {
+                let positions = (FIRST << k).min(self.positions);
+                let made = s.upload(&rope::table(positions, self.d, kind.theta, kind.scaling.as_ref()))?;
+                // Who else made it meanwhile made the same.
+                let _ = table.set(made);
+            }
         }
         Ok(())
     }
 
-    /// The longest table made.
-    pub(crate) fn view(&self) -> View<'_> {
-        self.tables.iter().rev().find_map(|t| t.get()).map_or(View::none(DType::F32), Buffer::view)
+    /// The longest table made, of layers with a window (`local`) or without; None if heads do not turn.
+    pub(crate) fn view(&self, local: bool) -> Option<View<'_>> {
+        let kind = if local { self.kinds.last() } else { self.kinds.first() }?;
+        Some(kind.tables.iter().rev().find_map(|t| t.get()).map_or(View::none(DType::F32), Buffer::view))
     }
 }
 
@@ -81,11 +100,11 @@ mod tests {
             "num_hidden_layers": 1, "num_attention_heads": 4, "max_position_embeddings": 5000, "rope_theta": 10000.0});
         let rotary = Rotary::new(&Config::parse(Path::new("config.json"), &text.to_string()).unwrap());
         let (s, all) = (Stream::cpu(1, runtime::Isa::portable()), rope::table(5000, 8, 1e4, None));
-        assert!(rotary.view().is_empty(), "a table before the first path");
+        assert!(rotary.view(false).unwrap().is_empty(), "a table before the first path");
         for (path, covered) in [(1, 1024), (1024, 1024), (1025, 2048), (4097, 5000), (5000, 5000), (3, 5000)] {
             rotary.reach(&s, path).unwrap();
-            let mut got = vec![0.0; rotary.view().len()];
-            rotary.view().read(&s, &mut got).unwrap();
+            let mut got = vec![0.0; rotary.view(false).unwrap().len()];
+            rotary.view(false).unwrap().read(&s, &mut got).unwrap();
             assert_eq!(got, all[..covered * 8], "{path}");
         }
         for path in [5001, 8193, usize::MAX] {

@@ -1,16 +1,17 @@
 //! The transformer: base weights, adapter slots, and what forward and backward need of them.
 
-use crate::acts::{self, Acts, GROUPS, Keep, Limits};
+use crate::acts::{self, Acts, Keep, Limits};
 use crate::adapter::{Philox, fresh_score};
-use crate::base::{Base, MODULE_NAMES, MODULES};
+use crate::base::Base;
 use crate::config::Config;
 use crate::config::ModuleSpec;
 use crate::lora::{Lora, Tensor};
 use crate::rotary::Rotary;
 use crate::weights::Checkpoint;
 use crate::{Batch, Error, Result};
-use kernels::{attention, linear};
+use kernels::{attention, linear, logprob};
 use runtime::{Arena, Buffer, DType, Plan, Region, Stream, View};
+use std::ops::Range;
 use std::path::Path;
 
 /// Which adapter a pass runs with.
@@ -56,7 +57,7 @@ pub enum Tune {
 pub struct Grads {
     pub(crate) tune: Tune,
     pub(crate) arena: Arena,
-    /// Full tuning: one example's partial of embedding or head (LAW A7).
+    /// Full tuning: one example's partial of embedding, positions or head (LAW A7).
     pub(crate) partial: Option<Buffer<f32>>,
     tensors: Vec<Tensor>,
 }
@@ -97,6 +98,8 @@ pub struct Transformer {
     pub(crate) base: Base,
     slots: Vec<Lora>,
     pub(crate) rotary: Rotary,
+    /// Modules of a layer that share an input.
+    pub(crate) groups: [Range<usize>; 4],
 }
 
 impl Transformer {
@@ -129,8 +132,8 @@ impl Transformer {
     }
 
     fn with(config: Config, base: Base) -> Transformer {
-        let rotary = Rotary::new(&config);
-        Transformer { config, base, slots: Vec::new(), rotary }
+        let (rotary, groups) = (Rotary::new(&config), config.groups());
+        Transformer { config, base, slots: Vec::new(), rotary, groups }
     }
 
     /// The base weights.
@@ -145,11 +148,7 @@ impl Transformer {
 
     /// Every linear module that an adapter may tune, in layer and module order.
     pub fn modules(&self) -> Vec<ModuleSpec> {
-        let module = |layer: usize, m: usize| {
-            let (out_features, in_features) = self.base.size(m);
-            ModuleSpec { path: format!("model.layers.{layer}.{}", MODULE_NAMES[m]), in_features, out_features }
-        };
-        (0..self.base.layers()).flat_map(|layer| (0..MODULES).map(move |m| (layer, m))).map(|(l, m)| module(l, m)).collect()
+        self.config.modules()
     }
 
     /// Adds an adapter slot.
@@ -210,7 +209,7 @@ impl Transformer {
     pub(crate) fn group_ranks(&self) -> [usize; 4] {
         let mut ranks = [0; 4];
         for slot in &self.slots {
-            let of = acts::group_ranks(&self.base, |layer, module| slot.rank(layer, module));
+            let of = acts::group_ranks(&self.config, |layer, module| slot.rank(layer, module));
             ranks = std::array::from_fn(|g| ranks[g].max(of[g]));
         }
         ranks
@@ -239,7 +238,10 @@ impl Transformer {
         let (arena, tensors) = self.trained(tune)?;
         let tensors = tensors.to_vec();
         let partial = match tune {
-            Tune::Full => Some(s.zeros(self.base.embedding.weight.len())?),
+            Tune::Full => {
+                let positions = self.base.positions.map_or(0, |p| p.weight.len());
+                Some(s.zeros(self.base.embedding.weight.len().max(positions))?)
+            }
             Tune::Lora(_) => None,
         };
         Ok(Grads { tune, arena: Arena::new(s, arena.bytes())?, partial, tensors })
@@ -249,11 +251,18 @@ impl Transformer {
     pub fn trained(&self, tune: Tune) -> Result<(&Arena, &[Tensor])> {
         match tune {
             Tune::Lora(i) => match self.slot(Adapter::Slot(i))? {
+                Some(lora) if lora.is_dora() => Err(Error::Batch("DoRA adapters can be run, not trained".into())),
                 Some(lora) => Ok((lora.arena(), lora.tensors())),
                 None => Err(Error::Batch("no adapter to tune".into())),
             },
             Tune::Full => {
-                let matrices = self.base.layers.iter().flat_map(|l| l.modules.iter()).chain([&self.base.embedding]);
+                let matrices = self
+                    .base
+                    .layers
+                    .iter()
+                    .flat_map(|l| l.modules.iter())
+                    .chain([&self.base.embedding])
+                    .chain(&self.base.positions);
                 if matrices.into_iter().any(|m| self.base.weight(m).is_ok_and(|w| w.data().dtype() != DType::F32)) {
                     return Err(Error::Batch("full tuning needs f32 weights: load with dtype float32".into()));
                 }
@@ -267,8 +276,20 @@ impl Transformer {
         attention::Heads { h: c.num_attention_heads, k: c.num_key_value_heads, d: c.head_dim }
     }
 
-    pub(crate) fn attention(&self) -> attention::Params {
-        attention::Params { scale: 1.0 / (self.config.head_dim as f32).sqrt(), softcap: 0.0, window: 0, causal: true }
+    pub(crate) fn attention(&self, layer: usize) -> attention::Params {
+        let c = &self.config;
+        let scale = 1.0 / (c.query_pre_attn_scalar as f32).sqrt();
+        attention::Params { scale, softcap: c.attn_logit_softcapping, window: c.windows[layer], causal: true }
+    }
+
+    /// What happens to a logit before the softmax.
+    pub(crate) fn scaling(&self, inv_temperature: f32) -> logprob::Scaling {
+        logprob::Scaling { softcap: self.config.final_logit_softcapping, inv_temperature }
+    }
+
+    /// The rotary table of a layer; None if its heads do not turn.
+    pub(crate) fn turn(&self, layer: usize) -> Option<View<'_>> {
+        self.rotary.view(self.config.windows[layer] > 0)
     }
 
     /// Width of a row of q, k and v.
@@ -281,8 +302,9 @@ impl Transformer {
     fn part<'a>(&'a self, layer: usize, module: usize, lora: Option<&'a Lora>) -> Result<linear::Part<'a>> {
         let m = &self.base.layers[layer].modules[module];
         let bias = m.bias.map(|b| self.base.arena().view(b)).transpose()?;
+        let weight = lora.and_then(|l| l.weight(layer, module)).unwrap_or_else(|| self.base.weight(m))?;
         let lora = lora.map_or(Ok(None), |l| l.of(layer, module))?;
-        Ok(linear::Part { weight: self.base.weight(m)?, bias, lora })
+        Ok(linear::Part { weight, bias, lora })
     }
 
     /// Calls `run` with the operands of a module group.
@@ -295,18 +317,18 @@ impl Transformer {
     ) -> Result<R> {
         let lora = self.slot(adapter)?;
         let part = |module: usize| self.part(layer, module, lora);
-        match GROUPS[group] {
-            [a, b, c] => run(&[part(*a)?, part(*b)?, part(*c)?]),
-            [a, b] => run(&[part(*a)?, part(*b)?]),
-            [a] => run(&[part(*a)?]),
-            _ => Ok(run(&[])?),
+        let Range { start: first, end } = self.groups[group];
+        match end - first {
+            3 => run(&[part(first)?, part(first + 1)?, part(first + 2)?]),
+            2 => run(&[part(first)?, part(first + 1)?]),
+            _ => run(&[part(first)?]),
         }
     }
 
     /// ΣR of a group.
     pub(crate) fn group_rank(&self, layer: usize, group: usize, adapter: Adapter) -> Result<usize> {
         let lora = self.slot(adapter)?;
-        Ok(lora.map_or(0, |l| GROUPS[group].iter().map(|&m| l.rank(layer, m)).sum()))
+        Ok(lora.map_or(0, |l| self.groups[group].clone().map(|m| l.rank(layer, m)).sum()))
     }
 
     /// Lengths that belong together, ids, positions and loss rows within bounds, and positions those of their segments; then

@@ -39,6 +39,9 @@ pub struct TensorData<'a> {
     pub bytes: &'a [u8],
 }
 
+/// What all tensors of a GPT-2 are in, but for its heads.
+const PREFIX: &str = "transformer.";
+
 impl Checkpoint {
     /// Opens `model.safetensors` of a folder or, without one, the shards that `model.safetensors.index.json` names. Every header
     /// is checked; errors name file and field.
@@ -107,6 +110,15 @@ impl Checkpoint {
         &self.path
     }
 
+    /// Every file with the names of its tensors, ascending; an index names no file without one.
+    pub fn files(&self) -> Vec<(&Path, Vec<&str>)> {
+        let mut files: Vec<(&Path, Vec<&str>)> = self.files.iter().map(|f| (f.path(), Vec::new())).collect();
+        for (name, (at, _)) in &self.tensors {
+            files[*at].1.push(name);
+        }
+        files
+    }
+
     /// A string of the file's metadata; a sharded checkpoint has none.
     pub fn metadata(&self, name: &str) -> Option<&str> {
         self.metadata.get(name).map(String::as_str)
@@ -117,10 +129,16 @@ impl Checkpoint {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// A tensor by name. One that is absent, or stored in anything but F32, BF16 or F16, is an error.
+    /// GPT-2's first files leave out the name of what all their tensors are in.
+    fn find(&self, name: &str) -> Option<(&String, &(usize, Entry))> {
+        let short = || self.tensors.get_key_value(name.strip_prefix(PREFIX)?);
+        self.tensors.get_key_value(name).or_else(short)
+    }
+
+    /// A tensor by name, `transformer.` in front or not. One that is absent, or stored in anything but F32, BF16 or F16, is an error.
     pub fn tensor(&self, name: &str) -> Result<TensorData<'_>> {
         let missing = || Error::file(&self.path, format!("tensor {name:?}: wanted, but it is not there"));
-        let (name, (at, entry)) = self.tensors.get_key_value(name).ok_or_else(missing)?;
+        let (name, (at, entry)) = self.find(name).ok_or_else(missing)?;
         let file = self.files.get(*at).ok_or_else(missing)?;
         let dtype = match entry.dtype {
             Dtype::F32 => DType::F32,
@@ -134,8 +152,8 @@ impl Checkpoint {
         Ok(TensorData { name, path: file.path(), dtype, shape: &entry.shape, bytes })
     }
 
-    /// Whether exactly these tensors are there, in these shapes. Left out of the comparison: the frequencies that old files carry
-    /// along, and `lm_head.weight` beside a tied embedding (the embedding is the head then).
+    /// Whether exactly these tensors are there, in these shapes. Left out of the comparison: the frequencies and masks that old files
+    /// carry along, and `lm_head.weight` beside a tied embedding (the embedding is the head then).
     pub fn check(&self, specs: &[TensorSpec]) -> Result<()> {
         for spec in specs {
             let tensor = self.tensor(&spec.name)?;
@@ -145,9 +163,14 @@ impl Checkpoint {
         }
         let wanted: std::collections::BTreeSet<&str> = specs.iter().map(|s| s.name.as_str()).collect();
         let tied = !wanted.contains("lm_head.weight") && !wanted.contains("score.weight");
-        let allowed = |name: &str| name.ends_with("rotary_emb.inv_freq") || (tied && name == "lm_head.weight");
+        let kept = |name: &str| ["rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias"].iter().any(|end| name.ends_with(end));
+        let allowed = |name: &str| kept(name) || (tied && name == "lm_head.weight");
+        let short = |name: &str| {
+            let long = format!("{PREFIX}{name}");
+            wanted.contains(long.as_str()) && !self.tensors.contains_key(&long)
+        };
         for (name, (at, entry)) in &self.tensors {
-            if !wanted.contains(name.as_str()) && !allowed(name) {
+            if !wanted.contains(name.as_str()) && !allowed(name) && !short(name) {
                 let path = self.files.get(*at).map_or(self.path.as_path(), MappedFile::path);
                 return Err(Error::file(
                     path,

@@ -1,7 +1,7 @@
 //! From settings to a device, a model, its adapter and its tokenizer.
 
 use crate::config::{Command, Config, Dtype, Gemm, Tune as Tuned};
-use crate::data::Tokens;
+use crate::data::{Tokens, check::Ends};
 use crate::{Error, Result, identity};
 use model::{Adapter, AdapterConfig, Lora, Targets, Tokenizer, Transformer, Tune, adapter};
 use runtime::{DType, Stream};
@@ -67,11 +67,11 @@ impl Opened {
                 Some(folder) => {
                     identity::check(&opened.folder, folder)?;
                     let disk = adapter::Adapter::load(folder, &modules)?;
-                    without_dropout(folder, &disk.config)?;
-                    opened.notes = overruled(c, folder, &disk.config, &modules);
+                    trainable(folder, &disk.config)?;
+                    opened.notes.extend(overruled(c, folder, &disk.config, &modules));
                     disk
                 }
-                None => fresh(c, &modules)?,
+                None => fresh(c, &modules, opened.model()?.config.fan_in_fan_out())?,
             };
             let disk = if c.command == Command::Reward { scored(c, opened.model()?, disk)? } else { disk };
             opened.policy = opened.insert(disk)?;
@@ -86,7 +86,7 @@ impl Opened {
         if let Some(folder) = &c.adapter {
             identity::check(&opened.folder, folder)?;
             let disk = adapter::Adapter::load(folder, &opened.model()?.modules())?;
-            opened.notes.clone_from(&disk.config.warnings);
+            opened.notes.extend(disk.config.warnings.iter().cloned());
             opened.policy = opened.insert(disk)?;
         }
         Ok(opened)
@@ -113,9 +113,10 @@ impl Opened {
             }
             None => Transformer::load(&stream, &folder, if full { Some(DType::F32) } else { dtype(c, &stream)? })?,
         };
-        let tokenizer = Tokenizer::open(&folder)?;
+        let mut tokenizer = Tokenizer::open(&folder)?;
         fits(&folder, tokenizer.vocab_size(), model.config.vocab_size)?;
-        Ok(Opened { stream, model: Some(model), tokenizer, folder, policy: Adapter::Off, tune: Tune::Full, notes: Vec::new() })
+        let notes = end_from(&mut tokenizer, &model.config).into_iter().collect();
+        Ok(Opened { stream, model: Some(model), tokenizer, folder, policy: Adapter::Off, tune: Tune::Full, notes })
     }
 
     /// The model. An error once a trainer has taken it.
@@ -139,6 +140,11 @@ impl Opened {
     pub fn insert(&mut self, disk: adapter::Adapter) -> Result<Adapter> {
         let model = self.model.as_mut().ok_or_else(taken)?;
         Ok(model.add_slot(Lora::upload(&self.stream, model.base(), disk)?)?)
+    }
+
+    /// The tokens at both ends of what is trained.
+    pub fn ends(&self) -> Result<Ends> {
+        Ends::of(&self.tokenizer, self.tokenizer.bos, self.stop(&self.model()?.config))
     }
 
     /// Ids after which an answer ends: every id that configuration or tokenizer call an end.
@@ -175,11 +181,27 @@ pub(crate) fn fits(folder: &Path, tokens: usize, rows: usize) -> Result<()> {
     Err(Error::file(folder, format!("wanted a tokenizer of at most vocab_size = {rows} tokens (config.json), got {tokens}")))
 }
 
-fn without_dropout(folder: &Path, config: &AdapterConfig) -> Result<()> {
+/// Gives a tokenizer that names no end the lowest of the ids that config.json and generation_config.json name, and says so: training
+/// texts end with it.
+pub(crate) fn end_from(tokenizer: &mut Tokenizer, config: &model::Config) -> Option<String> {
+    if tokenizer.eos.is_some() {
+        return None;
+    }
+    tokenizer.eos = config.eos_token_ids.iter().copied().find(|id| (*id as usize) < config.vocab_size);
+    let id = tokenizer.eos?;
+    let token = tokenizer.token(id).unwrap_or_default();
+    Some(format!("eos_token is not in tokenizer_config.json: answers end with {id} {token:?}, the eos_token_id of the model"))
+}
+
+/// Whether an adapter that runs can also go on being trained.
+fn trainable(folder: &Path, config: &AdapterConfig) -> Result<()> {
+    let file = folder.join("adapter_config.json");
+    if config.use_dora {
+        return Err(Error::file(&file, "use_dora: wanted false, got true: a DoRA adapter can be run and merged, not trained"));
+    }
     if config.lora_dropout == 0.0 {
         return Ok(());
     }
-    let file = folder.join("adapter_config.json");
     let text = format!(
         "lora_dropout: wanted 0, got {}: dropout is not supported; set lora_dropout to 0 in {} to go on without it",
         config.lora_dropout,
@@ -212,8 +234,9 @@ fn overruled(c: &Config, folder: &Path, disk: &AdapterConfig, modules: &[model::
 }
 
 /// A new adapter; what is wrong with it is wrong with the settings.
-fn fresh(c: &Config, modules: &[model::ModuleSpec]) -> Result<adapter::Adapter> {
-    adapter::Adapter::fresh(adapter_config(c), modules, c.seed, kernels::sample::philox).map_err(|e| match e {
+fn fresh(c: &Config, modules: &[model::ModuleSpec], fan_in_fan_out: bool) -> Result<adapter::Adapter> {
+    let config = AdapterConfig { fan_in_fan_out, ..adapter_config(c) };
+    adapter::Adapter::fresh(config, modules, c.seed, kernels::sample::philox).map_err(|e| match e {
         model::Error::File { text, .. } if text.starts_with("lora_") => Error::Usage(text),
         model::Error::File { text, .. } => Error::Usage(format!("lora_{text}")),
         other => other.into(),
@@ -283,9 +306,11 @@ mod tests {
 
     #[test]
     fn dropout_and_too_small_a_vocabulary_are_refused() {
-        assert!(without_dropout(Path::new("A"), &disk()).is_ok());
+        assert!(trainable(Path::new("A"), &disk()).is_ok());
+        let dora = trainable(Path::new("A"), &AdapterConfig { use_dora: true, ..disk() }).map_err(|e| e.to_string());
+        assert!(dora.is_err_and(|t| t.contains("A/adapter_config.json: use_dora: wanted false, got true")));
         let dropping = AdapterConfig { lora_dropout: 0.1, ..disk() };
-        let text = without_dropout(Path::new("A"), &dropping).map_err(|e| e.to_string());
+        let text = trainable(Path::new("A"), &dropping).map_err(|e| e.to_string());
         assert!(text.is_err_and(|t| t.contains("got 0.1") && t.contains("set lora_dropout to 0 in A/adapter_config.json")));
         assert!(fits(Path::new("M"), 512, 512).is_ok());
         let text = fits(Path::new("M"), 513, 512).map_err(|e| e.to_string());

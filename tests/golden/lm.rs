@@ -8,6 +8,7 @@ use ple_tests::pass::{self, Example};
 use ple_tests::tensors::Golden;
 use runtime::{DType, Isa, Stream};
 use serde_json::Value;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 /// A case that is being compared.
@@ -131,7 +132,7 @@ fn base(case: &mut Lm, rows: &Rows) -> Result<()> {
     case.close("sft_loss", &[mean_loss(&answers)])
 }
 
-/// The adapter beside the weights against PEFT's merged model, and merged by hand.
+/// The adapter beside the weights against PEFT's merged model, and merged here.
 fn adapted(case: &mut Lm, rows: &Rows) -> Result<()> {
     let Some((host, slot)) = case.adapter.clone() else { return Ok(()) };
     let unmerged = pass::logits(&case.s, &case.model, &rows.texts, slot)?;
@@ -143,20 +144,24 @@ fn adapted(case: &mut Lm, rows: &Rows) -> Result<()> {
     case.close("adapter/sft_loss", &[mean_loss(&out)])
 }
 
-/// A folder whose matrices hold W + scale·B·A, summed in f64.
+/// The base and the adapter as `ple merge` makes one model of them.
 fn merged(folder: &Path, adapter: &HostAdapter) -> Result<tempfile::TempDir> {
     let dir = tempfile::tempdir()?;
     std::fs::copy(folder.join("config.json"), dir.path().join("config.json"))?;
-    let checkpoint = model::weights::Checkpoint::open(folder)?;
+    let (checkpoint, config) = (model::weights::Checkpoint::open(folder)?, model::Config::from_folder(folder)?);
+    if !config.fan_in_fan_out() {
+        model::merge::merge(&checkpoint, &config, adapter, None, dir.path(), &mut |_| ControlFlow::Continue(()))?;
+        return Ok(dir);
+    }
     let mut rows = Vec::new();
-    for spec in model::Config::from_folder(folder)?.tensors() {
+    for spec in config.tensors() {
         let mut w = checkpoint.tensor(&spec.name)?.to_f32();
         if let Some(m) = adapter.modules.iter().find(|m| spec.name == format!("{}.weight", m.path)) {
-            for (o, row) in w.chunks_exact_mut(m.in_features).enumerate() {
-                for (i, w) in row.iter_mut().enumerate() {
-                    let ba: f64 = (0..m.r).map(|j| f64::from(m.b[o * m.r + j]) * f64::from(m.a[j * m.in_features + i])).sum();
-                    *w = (f64::from(*w) + f64::from(m.scale) * ba) as f32;
-                }
+            // A Conv1D's rows are inputs.
+            for (at, w) in w.iter_mut().enumerate() {
+                let (i, o) = (at / m.out_features, at % m.out_features);
+                let ba: f64 = (0..m.r).map(|j| f64::from(m.b[o * m.r + j]) * f64::from(m.a[j * m.in_features + i])).sum();
+                *w = (f64::from(*w) + f64::from(m.scale) * ba) as f32;
             }
         }
         rows.push((spec.name, spec.shape, w.iter().flat_map(|v| v.to_le_bytes()).collect()));

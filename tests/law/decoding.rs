@@ -1,7 +1,7 @@
 //! Sampling: ids and log-probabilities are those of the request alone, and the training forward finds the same bits again.
 
 use super::{Setup, is_portable, reference, setups};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use kernels::sample::Sampling;
 use model::{CacheLimits, Finished, Keep, KvCache, Progress, Request, SampleKey, Settings, generate};
 use ple_tests::pass;
@@ -143,21 +143,33 @@ fn samples_are_the_same_on_threads_and_instruction_sets() -> Result<()> {
 #[test]
 fn training_finds_the_sampled_log_probabilities() -> Result<()> {
     for (tied, dtype) in [(true, DType::F32), (false, DType::Bf16)] {
-        let folder = tiny::folder(tied, dtype)?;
-        let requests = requests();
-        let finished = run(reference(), folder.path(), ROOMY, &requests, &settings(kinds()[0]))?;
-        for setup in [reference()].into_iter().chain(setups().into_iter().filter(|s| !is_portable(*s))) {
-            let (s, model, slot) = setup.load(folder.path())?;
-            let examples: Vec<_> = requests.iter().zip(&finished).map(|(r, f)| (r.prompt.clone(), vec![f.ids.clone()])).collect();
-            let b = pass::batch(&examples)?;
-            for keep in [Keep::Nothing, Keep::Backward] {
-                let scored = pass::logps(&s, &model, &b, slot, keep)?;
-                let sampled: Vec<f32> = finished.iter().flat_map(|f| f.logps.clone()).collect();
-                let gap = scored.iter().zip(&sampled).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-                ensure!(sampled.iter().all(|l| l.is_finite() && *l <= 0.0), "a log-probability is none");
-                ensure!(gap == 0.0, "the gap between sampling and training is {gap}");
-                same_bits("sampled and scored", &scored, &sampled)?;
-            }
+        found(tiny::folder(tied, dtype)?.path())?;
+    }
+    Ok(())
+}
+
+#[test]
+fn training_finds_them_in_every_family() -> Result<()> {
+    for config in tiny::families() {
+        found(tiny::of(&config, DType::F32)?.path()).with_context(|| config["model_type"].to_string())?;
+    }
+    Ok(())
+}
+
+fn found(folder: &Path) -> Result<()> {
+    let requests = requests();
+    let finished = run(reference(), folder, ROOMY, &requests, &settings(kinds()[0]))?;
+    for setup in [reference()].into_iter().chain(setups().into_iter().filter(|s| !is_portable(*s))) {
+        let (s, model, slot) = setup.load(folder)?;
+        let examples: Vec<_> = requests.iter().zip(&finished).map(|(r, f)| (r.prompt.clone(), vec![f.ids.clone()])).collect();
+        let b = pass::batch(&examples)?;
+        for keep in [Keep::Nothing, Keep::Backward] {
+            let scored = pass::logps(&s, &model, &b, slot, keep)?;
+            let sampled: Vec<f32> = finished.iter().flat_map(|f| f.logps.clone()).collect();
+            let gap = scored.iter().zip(&sampled).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            ensure!(sampled.iter().all(|l| l.is_finite() && *l <= 0.0), "a log-probability is none");
+            ensure!(gap == 0.0, "the gap between sampling and training is {gap}");
+            same_bits("sampled and scored", &scored, &sampled)?;
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! Gradients and adapters: any cut into micro-batches, any number of threads, any instruction set give the same bits.
 
 use super::{Setup, examples, is_portable, reference, setups};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use model::{Grads, Transformer, Tune};
 use ple::config::{Command, Config};
 use ple::method::{Method, ple::Ple, sft::Sft};
@@ -79,6 +79,17 @@ fn law_of(folder: &Path, tune: Tune) -> Result<()> {
 fn adapter_gradients_do_not_see_the_cut() -> Result<()> {
     law_of(tiny::folder(true, DType::F32)?.path(), Tune::Lora(0))?;
     law_of(tiny::folder(false, DType::Bf16)?.path(), Tune::Lora(0))
+}
+
+#[test]
+fn gradients_of_every_family_do_not_see_the_cut() -> Result<()> {
+    for config in tiny::families() {
+        let folder = tiny::of(&config, DType::F32)?;
+        for tune in [Tune::Lora(0), Tune::Full] {
+            law_of(folder.path(), tune).with_context(|| format!("{} {tune:?}", config["model_type"]))?;
+        }
+    }
+    Ok(())
 }
 
 #[test]

@@ -97,6 +97,14 @@ fn scores_over_16_bit_weights_too() -> Result<()> {
 }
 
 #[test]
+fn scores_of_every_family() -> Result<()> {
+    for config in tiny::families() {
+        law_of(tiny::of(&config, DType::F32)?.path(), &examples(12, 2)).with_context(|| config["model_type"].to_string())?;
+    }
+    Ok(())
+}
+
+#[test]
 fn scores_of_the_golden_checkpoint_too() -> Result<()> {
     let Some(folder) = shared("fixtures/lm/llama_untied/model") else { return Ok(()) };
     let mut examples = examples(64, 2);

@@ -2,4 +2,5 @@
 
 mod counted;
 mod cuda;
+mod families;
 mod steady;

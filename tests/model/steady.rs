@@ -59,17 +59,30 @@ fn a_steady_step_allocates_next_to_nothing() -> Result<()> {
     let methods: [(&str, &dyn Method); 2] = [("sft", &Sft), ("ple", &ple)];
     for (name, method) in methods {
         for tune in [Tune::Lora(0), Tune::Full] {
-            let (device, host) = steps(method, tune, folder.path())?;
-            say(&format!(
-                "  a steady step of {name}, {tune:?}: {device} device, {} host allocations, largest {} bytes",
-                host.calls, host.largest
-            ));
-            ensure!(device == 0, "{name}, {tune:?}: {device} device allocations in a steady step");
-            ensure!(
-                host.calls <= 64 && host.largest <= 1024,
-                "{name}, {tune:?}: {host:?} on the host, wanted at most 64 small ones"
-            );
+            steady(name, method, tune, folder.path())?;
         }
     }
+    Ok(())
+}
+
+#[test]
+fn nor_does_one_of_another_family() -> Result<()> {
+    for config in tiny::families() {
+        let (folder, name) = (tiny::of(&config, DType::F32)?, config["model_type"].to_string());
+        for tune in [Tune::Lora(0), Tune::Full] {
+            steady(&name, &Sft, tune, folder.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn steady(name: &str, method: &dyn Method, tune: Tune, folder: &Path) -> Result<()> {
+    let (device, host) = steps(method, tune, folder)?;
+    say(&format!(
+        "  a steady step of {name}, {tune:?}: {device} device, {} host allocations, largest {} bytes",
+        host.calls, host.largest
+    ));
+    ensure!(device == 0, "{name}, {tune:?}: {device} device allocations in a steady step");
+    ensure!(host.calls <= 64 && host.largest <= 1024, "{name}, {tune:?}: {host:?} on the host, wanted at most 64 small ones");
     Ok(())
 }

@@ -125,8 +125,7 @@ extern "C" __global__ void dump_tensor_load(u32 *out, const __grid_constant__ Te
 
 #ifdef WGMMA
 // D of one lane to out [N / 2, 128].
-template <int H> __device__ __forceinline__ void put(u32 *out, const float (&d)[H]) {
-UNROLL
+template <int H> __device__ void put(u32 *out, const float (&d)[H]) {
   for (u32 i = 0; i < H; i++) out[i * 128 + threadIdx.x] = __float_as_uint(d[i]);
 }
 
@@ -150,7 +149,6 @@ template <int N> __device__ void products(u32 *out, const unsigned char *a, cons
   put(out + 64 * N, d);
 }
 
-// The same from shared memory, from +0, each step waited for.
 template <int N> __device__ void serial(u32 *out, const unsigned char *a, const unsigned char *b) {
   float d[N / 2];
 UNROLL
@@ -166,8 +164,8 @@ UNROLL
 }
 #endif
 
-// in: A [64, 64], B [n, 64] bf16. out: [n / 2, 128] for A in shared memory, for A in registers, for A in shared memory with steps that wait
-// for each other and begin at +0; where n is 64 also for transposed tiles (the memory of A and of B read as [k, row]).
+// in: A [64, 64], B [n, 64] bf16. out: [n / 2, 128] for A in shared memory, for A in registers; where n is 64 also for transposed tiles
+// (the memory of A and of B read as [k, row]).
 extern "C" __global__ void dump_wgmma(u32 *out, const u32 *in, u32 n) {
 #ifdef WGMMA
   DYNAMIC_SHARED(a);
@@ -175,18 +173,33 @@ extern "C" __global__ void dump_wgmma(u32 *out, const u32 *in, u32 n) {
   for (u32 i = threadIdx.x; i < (64 + n) * 32; i += 128) *(u32 *)(a + swizzled(i / 32, i % 32 * 4)) = in[i];
   fence_async();
   __syncthreads();
-  if (n == 8) products<8>(out, a, b, in), serial<8>(out + 1024, a, b);
-  if (n == 64) products<64>(out, a, b, in), serial<64>(out + 8192, a, b);
-  if (n == 128) products<128>(out, a, b, in), serial<128>(out + 16384, a, b);
-  if (n == 256) products<256>(out, a, b, in), serial<256>(out + 32768, a, b);
+  if (n == 8) products<8>(out, a, b, in);
+  if (n == 64) products<64>(out, a, b, in);
+  if (n == 128) products<128>(out, a, b, in);
+  if (n == 256) products<256>(out, a, b, in);
   if (n == 64) {
     float d[32];
     wgmma_fence();
     for (u32 k = 0; k < 4; k++) wgmma_bf16<1, 1>(d, tile_of(a + 2048 * k, 8192, 1024), tile_of(b + 2048 * k, 8192, 1024), k > 0);
     wgmma_commit();
     wgmma_wait<0>();
-    put(out + 192 * n, d);
+    put(out + 128 * n, d);
   }
+#endif
+}
+
+// The same with A in shared memory, from +0, each step waited for. out: [n / 2, 128].
+extern "C" __global__ void dump_wgmma_serial(u32 *out, const u32 *in, u32 n) {
+#ifdef WGMMA
+  DYNAMIC_SHARED(a);
+  unsigned char *b = a + 8192;
+  for (u32 i = threadIdx.x; i < (64 + n) * 32; i += 128) *(u32 *)(a + swizzled(i / 32, i % 32 * 4)) = in[i];
+  fence_async();
+  __syncthreads();
+  if (n == 8) serial<8>(out, a, b);
+  if (n == 64) serial<64>(out, a, b);
+  if (n == 128) serial<128>(out, a, b);
+  if (n == 256) serial<256>(out, a, b);
 #endif
 }
 

@@ -46,7 +46,7 @@ fn shape(kind: Kind, seed: u64, n: usize, [v, c]: [usize; 2]) -> Vec<Case> {
     let gather = Case::new(named("backward"), operands, move |s, o| {
         let layout = Layout::of(s, &[]);
         let (part, held) = (s.zeros::<f32>(layout.len(&[v], c))?, s.zeros::<f32>(layout.len(&[v], c))?);
-        backward(s, part.view(), o[1], o[2], v)?;
+        backward(s, part.view(), o[1], o[2], v, 1.0)?;
         panels::accumulate(s, held.view(), part.view())?;
         o[0].write(s, &weight::read(s, layout.weight(held.view(), &[v], c, 0)?)?)
     });

@@ -17,12 +17,16 @@ pub fn forward<T: Stored>(pool: &Pool, x: &mut [f32], tokens: &[u32], table: &[T
 }
 
 /// Tasks own whole panels and look through all tokens for theirs, so rows add in ascending order.
-pub fn backward(pool: &Pool, dtable: &mut [f32], dx: &[f32], tokens: &[u32], c: usize) {
+pub fn backward(pool: &Pool, dtable: &mut [f32], dx: &[f32], tokens: &[u32], c: usize, scale: f32) {
     pool.rows(dtable, PANEL * c, 1, 0, &|first, panels, _| {
         let ids = first * PANEL..first * PANEL + panels.len() / c;
         for (row, &id) in dx.chunks_exact(c).zip(tokens).filter(|(_, id)| ids.contains(&(**id as usize))) {
             let column = panels[index(id as usize - ids.start, 0, c)..].iter_mut().step_by(PANEL);
-            column.zip(row).for_each(|(d, dx)| *d += dx);
+            if scale == 1.0 {
+                column.zip(row).for_each(|(d, dx)| *d += dx);
+            } else {
+                column.zip(row).for_each(|(d, dx)| *d += dx * scale);
+            }
         }
     });
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! x[n,c] = table[tokens[n], c]·scale           widened exactly; scale 1 is no multiplication
-//! dtable[tokens[n], c] += dx[n,c]              plain adds, rows ascending
+//! dtable[tokens[n], c] += dx[n,c]·scale        product (none by 1) and sum round, rows ascending
 //! ```
 //! x, dx: [N, C] f32. tokens: `[N]` u32. table: a [`Weight`] [V, C], on the CPU in f32, bf16 or f16. On CUDA x, dx and table are all f32 or
 //! all bf16, x rounded once. dtable: [V, C] f32, laid out as a weight without an adapter, of one example: the caller clears it first and adds
@@ -71,8 +71,8 @@ pub fn forward<'a>(s: &Stream, x: View<'_>, tokens: View<'_>, table: impl Into<W
     Ok(())
 }
 
-/// dtable ([n, C] f32, laid out as a weight) += dx [N, C] by tokens `[N]`; the rows are one example's. A scale is the caller's.
-pub fn backward(s: &Stream, dtable: View<'_>, dx: View<'_>, tokens: View<'_>, n: usize) -> Result<()> {
+/// dtable ([n, C] f32, laid out as a weight) += dx [N, C]·scale by tokens `[N]`; the rows are one example's. On CUDA the scale is 1.
+pub fn backward(s: &Stream, dtable: View<'_>, dx: View<'_>, tokens: View<'_>, n: usize, scale: f32) -> Result<()> {
     let c = dx.len().checked_div(tokens.len()).unwrap_or(0);
     ensure!(dx.len() == c * tokens.len(), "embedding::backward: dx has {} elements for {} rows", dx.len(), tokens.len());
     if c == 0 {
@@ -83,6 +83,7 @@ pub fn backward(s: &Stream, dtable: View<'_>, dx: View<'_>, tokens: View<'_>, n:
     disjoint("embedding::backward", &[dtable], &[dx, tokens])?;
     let Some(pool) = s.host() else {
         let room = "embedding::backward";
+        ensure!(scale == 1.0, "{room}: scale {scale}, wanted 1 on this device");
         let stored = stored(room, dx)?;
         let launch = Launch { defines: variant(stored), ..blocks(tokens.len())? };
         let views = [operand(room, dtable, F32)?, operand(room, dx, stored)?, operand(room, tokens, U32)?];
@@ -93,6 +94,6 @@ pub fn backward(s: &Stream, dtable: View<'_>, dx: View<'_>, tokens: View<'_>, n:
     // SAFETY: the device is the CPU and `disjoint` keeps the output apart from everything else.
     let (dtable, dx, tokens) = unsafe { (dtable.host_mut()?, dx.host()?, tokens.host()?) };
     within("embedding::backward", tokens, n)?;
-    cpu::backward(pool, dtable, dx, tokens, c);
+    cpu::backward(pool, dtable, dx, tokens, c, scale);
     Ok(())
 }

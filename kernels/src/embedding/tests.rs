@@ -15,7 +15,7 @@ fn look_up<T: Element>(s: &Stream, table: &[T], tokens: &[u32], c: usize, scale:
 
 fn gather(s: &Stream, dtype: DType, dx: &[f32], tokens: &[u32], v: usize, c: usize) -> Result<Vec<f32>> {
     let dtable = s.zeros::<f32>(Layout::of(s, &[]).len(&[v], c))?;
-    backward(s, dtable.view(), Acts::put(s, dtype, dx)?.view(), s.upload(tokens)?.view(), v)?;
+    backward(s, dtable.view(), Acts::put(s, dtype, dx)?.view(), s.upload(tokens)?.view(), v, 1.0)?;
     weight::read(s, Layout::of(s, &[]).weight(dtable.view(), &[v], c, 0)?)
 }
 
@@ -115,6 +115,6 @@ fn wrong_operands_are_refused() -> Result<()> {
     assert!(gather(&s, F32, &[1.0; 4], &[0, 5], 5, 2).is_err() && gather(&s, F32, &[1.0; 5], &[0, 1], 5, 2).is_err());
     assert_eq!(gather(&s, F32, &[], &[], 5, 2)?, [0.0; 10]);
     let (d, dx) = (s.zeros::<f32>(64)?, s.zeros::<f32>(4)?);
-    assert!(backward(&s, d.view(), dx.view(), s.upload(&[1u32, 2])?.view(), 33).is_err());
+    assert!(backward(&s, d.view(), dx.view(), s.upload(&[1u32, 2])?.view(), 33, 1.0).is_err());
     Ok(())
 }

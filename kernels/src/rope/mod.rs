@@ -35,6 +35,12 @@ pub struct Scaling {
 }
 
 impl Scaling {
+    /// Every wavelength stretched by `factor`.
+    pub const fn linear(factor: f64) -> Scaling {
+        let (low_freq_factor, high_freq_factor) = (f64::INFINITY, f64::INFINITY);
+        Scaling { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings: 1.0 }
+    }
+
     fn apply(&self, frequency: f64) -> f64 {
         let wavelength = std::f64::consts::TAU / frequency;
         let turns = self.original_max_position_embeddings / wavelength;

@@ -1,6 +1,6 @@
 //! `adapter_config.json` of PEFT: what is read, what is refused by name, which modules it selects.
 
-use super::select::{Patterns, Selector};
+use super::select::{Layers, Patterns, Selector};
 use crate::json::{self, Object};
 use crate::{Error, ModuleSpec, Result};
 use serde_json::{Map, Value, json};
@@ -29,17 +29,23 @@ pub struct AdapterConfig {
     pub lora_dropout: f64,
     /// See `lora_alpha`.
     pub use_rslora: bool,
+    /// DoRA: every row of W + scale · B A is brought to a length of its own.
+    pub use_dora: bool,
     /// Whether the base stores weights as `[in, out]`; A and B are as ever.
     pub fan_in_fan_out: bool,
     /// Where the adapter sits.
     pub target_modules: Targets,
     /// Of these, where it does not.
     pub exclude_modules: Option<Targets>,
+    /// Of those that a list names by their end, the layers; empty = all.
+    pub layers_to_transform: Vec<usize>,
+    /// What stands before the number of a layer; empty = anything.
+    pub layers_pattern: Vec<String>,
     /// Pattern of a path's end -> R; the first that matches counts.
     pub rank_pattern: Vec<(String, usize)>,
     /// Pattern of a path's end -> alpha.
     pub alpha_pattern: Vec<(String, f64)>,
-    /// Modules saved whole: nothing, or the scalar head (`score`).
+    /// Modules saved whole: nothing, the scalar head (`score`), or embedding and LM head.
     pub modules_to_save: Vec<String>,
     /// As the file gives it; nothing is looked up.
     pub base_model_name_or_path: Option<String>,
@@ -58,15 +64,15 @@ pub(super) struct Selected {
 
 const MOST_RANK: u64 = 1 << 16;
 
+/// Modules outside the layers that a list or an expression may name; PEFT puts an adapter on them too.
+const OUTSIDE: [&str; 5] = ["model.embed_tokens", "lm_head", "transformer.wte", "transformer.wpe", "score"];
+
 /// Keys that change what an adapter means; each is refused unless it is null, false or empty.
-const REFUSED: [&str; 20] = [
+const REFUSED: [&str; 17] = [
     "lora_bias",
-    "use_dora",
     "use_qalora",
     "use_bdlora",
     "layer_replication",
-    "layers_to_transform",
-    "layers_pattern",
     "target_parameters",
     "trainable_token_indices",
     "alora_invocation_tokens",
@@ -83,7 +89,7 @@ const REFUSED: [&str; 20] = [
 ];
 
 /// Keys that change nothing for a finished adapter, and those that are read.
-const KNOWN: [&str; 24] = [
+const KNOWN: [&str; 27] = [
     "alpha_pattern",
     "auto_mapping",
     "base_model_name_or_path",
@@ -94,6 +100,8 @@ const KNOWN: [&str; 24] = [
     "fan_in_fan_out",
     "inference_mode",
     "init_lora_weights",
+    "layers_pattern",
+    "layers_to_transform",
     "loftq_config",
     "lora_alpha",
     "lora_dropout",
@@ -107,8 +115,12 @@ const KNOWN: [&str; 24] = [
     "revision",
     "target_modules",
     "task_type",
+    "use_dora",
     "use_rslora",
 ];
+
+/// Last names of modules that `modules_to_save` may hold.
+const SAVED: [&str; 7] = ["score", "classifier", "embed_tokens", "lm_head", "wte", "wpe", "embed_out"];
 
 impl AdapterConfig {
     /// A plain LoRA of this rank and alpha for a causal language model.
@@ -118,9 +130,12 @@ impl AdapterConfig {
             lora_alpha,
             lora_dropout: 0.0,
             use_rslora: false,
+            use_dora: false,
             fan_in_fan_out: false,
             target_modules,
             exclude_modules: None,
+            layers_to_transform: Vec::new(),
+            layers_pattern: Vec::new(),
             rank_pattern: Vec::new(),
             alpha_pattern: Vec::new(),
             modules_to_save: Vec::new(),
@@ -149,10 +164,14 @@ impl AdapterConfig {
             return Err(file.wrong("lora_dropout", "a number from 0 to below 1"));
         }
         let target_modules = targets(&file, "target_modules")?;
+        let (layers_to_transform, layers_pattern) = layers(&file, target_modules.as_ref())?;
         Ok(AdapterConfig {
             lora_dropout,
             use_rslora: file.boolean("use_rslora")?.unwrap_or(false),
+            use_dora: file.boolean("use_dora")?.unwrap_or(false),
             fan_in_fan_out: file.boolean("fan_in_fan_out")?.unwrap_or(false),
+            layers_to_transform,
+            layers_pattern,
             exclude_modules: targets(&file, "exclude_modules")?.filter(|t| !matches!(t, Targets::List(l) if l.is_empty())),
             rank_pattern: pattern(&file, "rank_pattern", |o, key| o.integer(key, 1, MOST_RANK))?,
             alpha_pattern: pattern(&file, "alpha_pattern", |o, key| o.number(key))?,
@@ -166,14 +185,25 @@ impl AdapterConfig {
 
     /// The modules that carry a LoRA, in the order of `expected`; `path` is for errors.
     pub(super) fn select(&self, path: &Path, expected: &[ModuleSpec]) -> Result<Vec<Selected>> {
-        let target = Selector::new(path, "target_modules", &self.target_modules)?;
-        let exclude = self.exclude_modules.as_ref().map(|t| Selector::new(path, "exclude_modules", t)).transpose()?;
+        let layers = Layers::new(path, &self.layers_to_transform, &self.layers_pattern)?;
+        let target = Selector::new(path, "target_modules", &self.target_modules, layers)?;
+        let exclude = self.exclude_modules.as_ref().map(|t| Selector::new(path, "exclude_modules", t, None)).transpose()?;
         let ranks = Patterns::new(path, "rank_pattern", &self.rank_pattern)?;
         let alphas = Patterns::new(path, "alpha_pattern", &self.alpha_pattern)?;
+        let chosen = |module: &str| -> Result<bool> {
+            Ok(!exclude.as_ref().map_or(Ok(false), |e| e.matches(module))? && target.matches(module)?)
+        };
+        if !matches!(self.target_modules, Targets::AllLinear) {
+            for module in OUTSIDE {
+                if !self.saves(module) && chosen(module)? {
+                    let wanted = "target_modules: wanted linear modules inside the layers";
+                    return Err(Error::file(path, format!("{wanted}, got {module}: LoRA on embedding or head is not supported")));
+                }
+            }
+        }
         let mut list = Vec::new();
         for (index, module) in expected.iter().enumerate() {
-            let excluded = exclude.as_ref().map_or(Ok(false), |e| e.matches(&module.path))?;
-            if excluded || !target.matches(&module.path)? {
+            if !chosen(&module.path)? {
                 continue;
             }
             let r = ranks.first(&module.path)?.unwrap_or(self.r);
@@ -189,6 +219,12 @@ impl AdapterConfig {
         }
         let wanted = "target_modules: wanted at least one linear module of the base model, got none";
         if list.is_empty() { Err(Error::file(path, format!("{wanted} for {:?}", self.target_modules))) } else { Ok(list) }
+    }
+
+    /// Whether `modules_to_save` names this module.
+    pub(super) fn saves(&self, module: &str) -> bool {
+        let ends = |name: &String| module.strip_suffix(name.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+        self.modules_to_save.iter().any(ends)
     }
 
     /// The file's text: the keys that PEFT needs, sorted, indented by 2; patterns keep their order, since the first that matches counts.
@@ -211,7 +247,7 @@ impl AdapterConfig {
             ("rank_pattern", object(self.rank_pattern.iter().map(|(k, r)| (k.clone(), json!(r))).collect())),
             ("target_modules", self.target_modules.value()),
             ("task_type", json!(self.task_type)),
-            ("use_dora", json!(false)),
+            ("use_dora", json!(self.use_dora)),
             ("use_rslora", json!(self.use_rslora)),
         ]);
         if let Some(exclude) = &self.exclude_modules {
@@ -236,7 +272,7 @@ const WANTED_TARGETS: &str = "\"all-linear\", a regular expression or a list of 
 fn targets(file: &Object, field: &str) -> Result<Option<Targets>> {
     match file.get(field) {
         None => Ok(None),
-        Some(Value::String(text)) if text == "all-linear" => Ok(Some(Targets::AllLinear)),
+        Some(Value::String(text)) if text.eq_ignore_ascii_case("all-linear") => Ok(Some(Targets::AllLinear)),
         Some(Value::String(text)) => Ok(Some(Targets::Regex(text.clone()))),
         Some(Value::Array(_)) => match file.texts(field)? {
             Some(list) => Ok(Some(Targets::List(list.into_iter().map(str::to_string).collect()))),
@@ -244,6 +280,31 @@ fn targets(file: &Object, field: &str) -> Result<Option<Targets>> {
         },
         Some(_) => Err(file.wrong(field, WANTED_TARGETS)),
     }
+}
+
+/// `layers_to_transform`, a number or a list of them, and `layers_pattern`, a name or a list of them. PEFT takes them only beside a list
+/// of modules, and the second only beside the first.
+fn layers(file: &Object, targets: Option<&Targets>) -> Result<(Vec<usize>, Vec<String>)> {
+    let layers = match file.get("layers_to_transform") {
+        Some(Value::Array(list)) => {
+            let index = |v: &Value| v.as_u64().and_then(|x| usize::try_from(x).ok());
+            let list: Option<Vec<usize>> = list.iter().map(index).collect();
+            list.ok_or_else(|| file.wrong("layers_to_transform", "a layer's number or a list of them"))?
+        }
+        Some(_) => file.integer("layers_to_transform", 0, MOST_RANK)?.into_iter().collect(),
+        None => Vec::new(),
+    };
+    let pattern = match file.get("layers_pattern") {
+        Some(Value::String(name)) => vec![name.clone()],
+        _ => file.texts("layers_pattern")?.unwrap_or_default().into_iter().map(str::to_string).collect(),
+    };
+    if !layers.is_empty() && !matches!(targets, Some(Targets::List(_))) {
+        return Err(file.wrong("layers_to_transform", "nothing unless target_modules is a list"));
+    }
+    if layers.is_empty() && !pattern.is_empty() {
+        return Err(file.wrong("layers_pattern", "nothing without layers_to_transform"));
+    }
+    Ok((layers, pattern))
 }
 
 fn pattern<T>(file: &Object, field: &str, read: impl Fn(&Object, &str) -> Result<Option<T>>) -> Result<Vec<(String, T)>> {
@@ -274,12 +335,16 @@ fn refuse(file: &Object) -> Result<()> {
     if let Some(field) = REFUSED.into_iter().find(|field| file.get(field).is_some_and(|v| !inert(v))) {
         return Err(file.wrong(field, "nothing (not supported)"));
     }
-    let plain = ["gaussian", "orthogonal", "eva"];
+    let plain = ["gaussian", "orthogonal", "eva", "mica"];
     if file.get("init_lora_weights").is_some_and(|v| !v.is_boolean() && !v.as_str().is_some_and(|s| plain.contains(&s))) {
         return Err(file.wrong("init_lora_weights", "an init that leaves the base weights as they are"));
     }
-    if file.texts("modules_to_save")?.unwrap_or_default().iter().any(|m| !matches!(*m, "score" | "classifier")) {
-        return Err(file.wrong("modules_to_save", "nothing but \"score\""));
+    if file.boolean("ensure_weight_tying")? == Some(true) && file.get("modules_to_save").is_some_and(|v| !inert(v)) {
+        return Err(file.wrong("ensure_weight_tying", "false beside modules_to_save"));
+    }
+    let last = |m: &str| m.rsplit('.').next().unwrap_or_default().to_string();
+    if file.texts("modules_to_save")?.unwrap_or_default().iter().any(|m| !SAVED.contains(&last(m).as_str())) {
+        return Err(file.wrong("modules_to_save", "nothing but \"score\", \"embed_tokens\" and \"lm_head\""));
     }
     Ok(())
 }

@@ -1,3 +1,5 @@
+mod table;
+
 use super::*;
 use crate::shared::{Lcg, folders, shared};
 use crate::weights::write_safetensors;
@@ -77,41 +79,46 @@ fn real_adapters_load_and_come_back() {
 }
 
 #[test]
-fn adapters_of_other_families_load_by_their_modules() {
-    let Some(folder) = shared("data/adapters/real/gpt2-r8-support") else { return };
-    let modules: Vec<_> = (0..12).map(|l| module(&format!("transformer.h.{l}.attn.c_attn"), 768, 2304)).collect();
-    let adapter = Adapter::load(&folder, &modules).unwrap();
-    assert_eq!((adapter.modules.len(), adapter.modules[3].r, adapter.modules[3].scale), (12, 8, 2.0));
-    let text = Adapter::load(&folder, &small()).unwrap_err().to_string();
-    assert!(text.contains("adapter_config.json: target_modules: wanted at least one linear module"), "{text}");
-    let pointer = shared("data/adapters/real/lfs-pointer-qwen3-14b").unwrap();
-    let text = Adapter::load(&pointer, &small()).unwrap_err().to_string();
-    assert!(text.contains("adapter_model.safetensors: this is a git-LFS pointer"), "{text}");
+fn dora_and_saved_tensors_come_back() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let mut config = AdapterConfig::new(2, 4.0, Targets::List(vec!["q_proj".into()]));
+    (config.use_dora, config.modules_to_save) = (true, vec!["lm_head".into()]);
+    let mut adapter = Adapter::fresh(config, &small(), 1, philox).unwrap();
+    for (i, m) in adapter.modules.iter_mut().enumerate() {
+        m.magnitude = Some(vec![1.5 + i as f32; m.out_features]);
+        m.b.iter_mut().enumerate().for_each(|(j, b)| *b = j as f32 / 8.0);
+    }
+    let head = TensorSpec { name: "lm_head.weight".into(), shape: vec![3, 2] };
+    adapter.saved.push(SavedTensor { spec: head.clone(), values: vec![0.5; 6] });
+    adapter.save(folder).unwrap();
+    let embedding = TensorSpec { name: "model.embed_tokens.weight".into(), shape: vec![3, 2] };
+    let whole = [embedding, head];
+    assert_eq!(Adapter::load_with(folder, &small(), &whole).unwrap(), adapter);
+    let text = Adapter::load(folder, &small()).unwrap_err().to_string();
+    assert!(text.contains("adapter_config.json: modules_to_save: wanted nothing but \"score\" here, got \"lm_head\""), "{text}");
+    // Without its lengths, a DoRA adapter is not one.
+    adapter.modules[1].magnitude = None;
+    adapter.save(folder).unwrap();
+    let text = Adapter::load_with(folder, &small(), &whole).unwrap_err().to_string();
+    assert!(text.contains("layers.1.self_attn.q_proj.lora_magnitude_vector\": wanted, but it is not there"), "{text}");
 }
 
 #[test]
-fn real_configs_are_read_or_refused_by_name() {
-    for path in folders("data/adapters/configs", "") {
-        let text = std::fs::read_to_string(&path).unwrap();
-        let config = AdapterConfig::parse(&path, &text).unwrap();
-        let file: Value = serde_json::from_str(&text).unwrap();
-        assert_eq!((json!(config.r), config.lora_alpha), (file["r"].clone(), file["lora_alpha"].as_f64().unwrap()));
-        assert_eq!(config.warnings, Vec::<String>::new(), "{}", path.display());
-    }
-    for path in folders("data/adapters/configs_peft_methods", "") {
-        let text = std::fs::read_to_string(&path).unwrap();
-        let file: Value = serde_json::from_str(&text).unwrap();
-        let error = AdapterConfig::parse(&path, &text).unwrap_err().to_string();
-        let method = file["peft_type"].as_str().unwrap();
-        let wanted = match (method, error.contains("kasa_config")) {
-            ("LORA", true) => "kasa_config: wanted nothing".to_string(),
-            ("LORA", false) => {
-                "target_modules: wanted \"all-linear\", a regular expression or a list of names, got null".to_string()
-            }
-            _ => format!("peft_type: wanted \"LORA\", the one method supported, got \"{method}\""),
-        };
-        assert!(error.contains(&wanted), "{error}");
-    }
+fn a_gain_brings_a_row_to_its_length() {
+    let mut m = AdapterModule {
+        magnitude: Some(vec![2.0, -3.0]),
+        a: vec![1.0, 0.0],
+        b: vec![1.5, 0.0],
+        scale: 2.0,
+        ..empty(&module("q", 2, 2), 1, 2.0)
+    };
+    // Rows (0, 4) + 2·1.5·(1, 0) = (3, 4) of length 5, and (6, 8) of length 10.
+    assert_eq!(m.gain(&[0.0, 4.0, 6.0, 8.0]).unwrap().unwrap(), [0.4, -0.3]);
+    let text = m.gain(&[0.0, 4.0, 0.0, 0.0]).unwrap_err().to_string();
+    assert!(text.contains("q: row 1 of W + scale B A has length 0"), "{text}");
+    m.magnitude = None;
+    assert_eq!(m.gain(&[0.0; 4]).unwrap(), None);
 }
 
 #[test]
@@ -129,6 +136,17 @@ fn targets_select_as_peft_does() {
     assert_eq!(selected(json!(r"(?!.*mlp).*_proj"), json!(null)), [0, 2]);
     assert_eq!(selected(json!("all-linear"), json!(["up_proj"])), [0, 2]);
     assert_eq!(selected(json!("all-linear"), json!(r".*0.*")), [2, 3]);
+    let layers = |change: Value| -> Vec<usize> {
+        let config = parse(change).unwrap();
+        config.select(Path::new("c"), &expected).unwrap().iter().map(|s| s.index).collect()
+    };
+    assert_eq!(layers(json!({"layers_to_transform": 1})), [2, 3]);
+    assert_eq!(layers(json!({"layers_to_transform": [0, 7], "layers_pattern": "layers"})), [0, 1]);
+    assert_eq!(layers(json!({"layers_to_transform": [1], "layers_pattern": ["h", "(model\\.)?layers"]})), [2, 3]);
+    // A whole path is meant whatever its layer, as in PEFT.
+    let one = "model.layers.0.mlp.up_proj";
+    assert_eq!(layers(json!({"layers_to_transform": [1], "target_modules": [one, "q_proj"]})), [1, 2]);
+    assert_eq!(layers(json!({"layers_to_transform": [], "target_modules": ["q_proj"]})), [0, 2]);
     for targets in [json!(["_proj"]), json!([""]), json!("q_proj"), json!([])] {
         let config = parse(json!({"target_modules": targets})).unwrap();
         let error = config.select(Path::new("c"), &expected).err().unwrap().to_string();
@@ -310,16 +328,31 @@ fn bad_configs_name_the_field() {
         (json!({"lora_dropout": 1.0}), "lora_dropout: wanted a number from 0 to below 1"),
         (json!({"bias": "lora_only"}), "bias: wanted \"none\", got \"lora_only\""),
         (json!({"lora_bias": true}), "lora_bias: wanted nothing"),
-        (json!({"use_dora": true}), "use_dora: wanted nothing (not supported), got true"),
+        (json!({"use_dora": "yes"}), "use_dora: wanted true or false, got \"yes\""),
         (json!({"use_qalora": true}), "use_qalora: wanted nothing"),
         (json!({"layer_replication": [[0, 4]]}), "layer_replication: wanted nothing"),
-        (json!({"layers_to_transform": [1]}), "layers_to_transform: wanted nothing"),
+        (json!({"layers_to_transform": [-1]}), "layers_to_transform: wanted a layer's number or a list of them, got [-1]"),
+        (json!({"layers_to_transform": "1"}), "layers_to_transform: wanted an integer from 0"),
+        (
+            json!({"layers_to_transform": 1, "target_modules": "all-linear"}),
+            "layers_to_transform: wanted nothing unless target_modules is a list, got 1",
+        ),
+        (json!({"layers_pattern": "layers"}), "layers_pattern: wanted nothing without layers_to_transform"),
+        (json!({"layers_to_transform": 1, "layers_pattern": 7}), "layers_pattern: wanted a list of strings"),
         (json!({"target_parameters": ["w"]}), "target_parameters: wanted nothing"),
         (json!({"trainable_token_indices": [1]}), "trainable_token_indices: wanted nothing"),
         (json!({"alora_invocation_tokens": [1, 2]}), "alora_invocation_tokens: wanted nothing"),
         (json!({"megatron_config": {"a": 1}}), "megatron_config: wanted nothing"),
         (json!({"init_lora_weights": "pissa"}), "init_lora_weights: wanted an init that leaves the base weights"),
-        (json!({"modules_to_save": ["lm_head"]}), "modules_to_save: wanted nothing but \"score\", got [\"lm_head\"]"),
+        (json!({"init_lora_weights": "pissa_niter_16"}), "init_lora_weights: wanted an init that leaves the base weights"),
+        (json!({"init_lora_weights": "olora"}), "init_lora_weights: wanted an init that leaves the base weights"),
+        (json!({"init_lora_weights": "corda"}), "init_lora_weights: wanted an init that leaves the base weights"),
+        (json!({"init_lora_weights": "loftq"}), "init_lora_weights: wanted an init that leaves the base weights"),
+        (json!({"modules_to_save": ["score", "q_proj"]}), "modules_to_save: wanted nothing but \"score\", \"embed_tokens\""),
+        (
+            json!({"modules_to_save": ["lm_head"], "ensure_weight_tying": true}),
+            "ensure_weight_tying: wanted false beside modules_to_save, got true",
+        ),
         (json!({"target_modules": 7}), "target_modules: wanted \"all-linear\""),
         (json!({"target_modules": [7]}), "target_modules: wanted a list of strings"),
         (json!({"rank_pattern": {"q": 0}}), "rank_pattern.q: wanted an integer from 1"),
@@ -334,6 +367,12 @@ fn bad_configs_name_the_field() {
         (json!({"target_modules": "(q_proj"}), "target_modules: wanted a regular expression"),
         (json!({"rank_pattern": {"*": 1}}), "rank_pattern: wanted a regular expression"),
         (json!({"lora_alpha": 1e300}), "lora_alpha: wanted one whose scale fits f32, got 1000"),
+        (
+            json!({"target_modules": ["q_proj", "lm_head"]}),
+            "target_modules: wanted linear modules inside the layers, got lm_head",
+        ),
+        (json!({"target_modules": ".*"}), "target_modules: wanted linear modules inside the layers, got model.embed_tokens"),
+        (json!({"layers_to_transform": 0, "layers_pattern": ["(layers"]}), "layers_pattern: wanted a regular expression"),
         (json!({"target_modules": "((.*)*)*(?=x)\\2_nothing"}), "target_modules: wanted"),
     ] {
         let text = parse(change).unwrap().select(Path::new("c.json"), &small()).err().expect(wanted).to_string();

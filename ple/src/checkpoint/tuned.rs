@@ -41,7 +41,7 @@ pub fn save(s: &Stream, model: &Transformer, tune: Tune, base: &Path, folder: &P
         }
         Tune::Full => {
             model.base().save(s, folder)?;
-            write_config(&base.join(CONFIG), &folder.join(CONFIG), model.config.scalar_head)?;
+            write_config(&base.join(CONFIG), &folder.join(CONFIG), model.config.classifier())?;
             COMPANIONS.iter().try_for_each(|name| copy(&base.join(name), &folder.join(name)))
         }
     }
@@ -114,8 +114,9 @@ fn read(from: &Path) -> Result<Vec<u8>> {
     Ok(std::fs::read(from).map_err(|source| runtime::Error::File { path: from.to_path_buf(), action: "read", source })?)
 }
 
-/// The configuration beside f32 weights: as it is, but for the element type it names, and for its head where that is now scalar.
-fn write_config(from: &Path, to: &Path, scalar: bool) -> Result<()> {
+/// The configuration beside f32 weights: as it is, but for the element type it names, and for its architecture where the head is now
+/// scalar.
+fn write_config(from: &Path, to: &Path, classifier: Option<&str>) -> Result<()> {
     let bytes = read(from)?;
     let mut config: Map<String, Value> = serde_json::from_slice(&bytes).map_err(|e| Error::file(from, e.to_string()))?;
     let mut changed = false;
@@ -124,14 +125,11 @@ fn write_config(from: &Path, to: &Path, scalar: bool) -> Result<()> {
             (*value, changed) = ("float32".into(), true);
         }
     }
-    if let Some(architecture) = config.get("architectures").and_then(|a| a.get(0)?.as_str()).filter(|_| scalar) {
-        let classifier = architecture.replace("ForCausalLM", "ForSequenceClassification");
-        if classifier != architecture {
-            config.insert("architectures".into(), json!([classifier]));
-            config.insert("id2label".into(), json!({ "0": "LABEL_0" }));
-            config.insert("label2id".into(), json!({ "LABEL_0": 0 }));
-            changed = true;
-        }
+    if let Some(classifier) = classifier.filter(|name| config.get("architectures") != Some(&json!([name]))) {
+        config.insert("architectures".into(), json!([classifier]));
+        config.insert("id2label".into(), json!({ "0": "LABEL_0" }));
+        config.insert("label2id".into(), json!({ "LABEL_0": 0 }));
+        changed = true;
     }
     let text = if changed { format!("{:#}\n", Value::Object(config)).into_bytes() } else { bytes };
     Ok(host::write_file(to, |out| out.write_all(&text))?)
@@ -193,8 +191,17 @@ mod tests {
         ];
         for (given, want) in cases {
             host::write_file(&from, |out| out.write_all(given.as_bytes()))?;
-            write_config(&from, &to, false)?;
+            write_config(&from, &to, None)?;
             assert_eq!(String::from_utf8_lossy(&read(&to)?), want);
+        }
+        for given in ["{\"architectures\": [\"GPT2LMHeadModel\"]}", "{}"] {
+            host::write_file(&from, |out| out.write_all(given.as_bytes()))?;
+            write_config(&from, &to, Some("GPT2ForSequenceClassification"))?;
+            let written: Value = serde_json::from_slice(&read(&to)?).map_err(|e| Error::file(&to, e.to_string()))?;
+            let want = json!({"architectures": ["GPT2ForSequenceClassification"], "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}});
+            assert_eq!(written, want);
+            write_config(&to, &from, Some("GPT2ForSequenceClassification"))?;
+            assert_eq!(read(&from)?, read(&to)?, "a scalar head's own configuration stays as it is");
         }
         Ok(())
     }

@@ -126,7 +126,7 @@ fn rows_that_are_no_answers() -> Result<()> {
             (
                 "turns",
                 bytes("rows.jsonl", r#"{"prompt": [], "completion": "w3"}"#),
-                &["line 1: field prompt: wanted a string, got a list"],
+                &["line 1: a row of messages: wanted model_name_or_path, the folder whose chat template renders them"],
             ),
             (
                 "other fields",

@@ -65,7 +65,10 @@ pub fn run(case: &Case, public: bool) -> Result<Outcome> {
     let rule: fn(&mut Op) -> Result<()> = match case.name.as_str() {
         "rmsnorm" | "rmsnorm_plus_one" | "rmsnorm_dw" => rows::rms_norm,
         name if name.starts_with("rope_") => rows::rope,
+        "layernorm" => rows::layer_norm,
         "swiglu" => rows::swiglu,
+        "geglu_tanh" => rows::geglu,
+        "gelu_tanh" | "gelu_erf" => rows::gelu,
         "embedding" => rows::embedding,
         "lora_linear" | "lora_linear_bias" => linear::lora,
         "linear_dw" => linear::weight,

@@ -1,11 +1,12 @@
-//! Norms, rotary positions, SwiGLU and embeddings.
+//! Norms, rotary positions, activations and embeddings.
 
 use super::super::{number, numbers};
 use super::Op;
 use anyhow::{Context, Result};
+use kernels::gelu::{self, Curve};
 use kernels::panels::Panels;
-use kernels::{embedding, rms_norm, rope, swiglu};
-use runtime::{DType, View};
+use kernels::{embedding, layer_norm, rms_norm, rope, swiglu};
+use runtime::{DType, Stream, View};
 
 /// Whichever of two spellings the case has.
 fn spelt<'a>(op: &Op, names: [&'a str; 2]) -> &'a str {
@@ -56,18 +57,56 @@ pub fn rope(op: &mut Op) -> Result<()> {
     op.close("d_x", &g.to_vec()?)
 }
 
+pub fn layer_norm(op: &mut Op) -> Result<()> {
+    let (n, c) = op.size("x")?;
+    let eps = number(&op.case.entry["eps"], "eps")? as f32;
+    let (x, w, b, g) = (op.upload("x")?, op.upload("w")?, op.upload("b")?, op.upload("g")?);
+    let (y, stats, d) = (op.output(n * c)?, op.output(2 * n)?, op.output(n * c)?);
+    let none = View::none(DType::F32);
+    layer_norm::forward(&op.s, y.view(), stats.view(), none, x.view(), None, [w.view(), b.view()], eps)?;
+    op.close("y", &y.to_vec()?)?;
+    layer_norm::backward(&op.s, d.view(), g.view(), x.view(), stats.view(), w.view(), None)?;
+    op.close("d_x", &d.to_vec()?)?;
+    // One example of all rows.
+    let (dw, db, trees) = (op.s.zeros::<f32>(c)?, op.s.zeros::<f32>(c)?, op.s.upload(&[0u32, n as u32])?);
+    layer_norm::backward_weight(&op.s, dw.view(), db.view(), g.view(), x.view(), stats.view(), trees.view())?;
+    op.close("d_w", &dw.to_vec()?)?;
+    op.close("d_b", &db.to_vec()?)
+}
+
+type Forward = fn(&Stream, View<'_>, View<'_>, usize) -> runtime::Result<()>;
+type Backward = fn(&Stream, View<'_>, View<'_>, View<'_>, usize) -> runtime::Result<()>;
+
 pub fn swiglu(op: &mut Op) -> Result<()> {
+    gated(op, swiglu::forward, swiglu::backward)
+}
+
+pub fn geglu(op: &mut Op) -> Result<()> {
+    gated(op, |s, y, x, f| gelu::forward(s, y, x, f, Curve::Tanh), |s, d, g, x, f| gelu::backward(s, d, g, x, f, Curve::Tanh))
+}
+
+fn gated(op: &mut Op, forward: Forward, backward: Backward) -> Result<()> {
     let (n, f) = op.size("gate")?;
     let (gate, up) = (op.golden.input("gate")?, op.golden.input("up")?);
     let side_by_side: Vec<f32> = gate.chunks(f).zip(up.chunks(f)).flat_map(|(g, u)| [g, u].concat()).collect();
     let (gate_up, g) = (op.s.upload(&side_by_side)?, op.upload("g")?);
     let (y, d) = (op.output(n * f)?, op.output(2 * n * f)?);
-    swiglu::forward(&op.s, y.view(), gate_up.view(), f)?;
+    forward(&op.s, y.view(), gate_up.view(), f)?;
     op.close("y", &y.to_vec()?)?;
-    swiglu::backward(&op.s, d.view(), g.view(), gate_up.view(), f)?;
+    backward(&op.s, d.view(), g.view(), gate_up.view(), f)?;
     let d = d.to_vec()?;
     op.close("d_gate", &d.chunks(2 * f).flat_map(|row| row[..f].to_vec()).collect::<Vec<_>>())?;
     op.close("d_up", &d.chunks(2 * f).flat_map(|row| row[f..].to_vec()).collect::<Vec<_>>())
+}
+
+pub fn gelu(op: &mut Op) -> Result<()> {
+    let curve = if op.case.name.contains("erf") { Curve::Erf } else { Curve::Tanh };
+    let (n, f) = op.size("x")?;
+    let (x, g, y, d) = (op.upload("x")?, op.upload("g")?, op.output(n * f)?, op.output(n * f)?);
+    gelu::forward(&op.s, y.view(), x.view(), f, curve)?;
+    op.close("y", &y.to_vec()?)?;
+    gelu::backward(&op.s, d.view(), g.view(), x.view(), f, curve)?;
+    op.close("d_x", &d.to_vec()?)
 }
 
 pub fn embedding(op: &mut Op) -> Result<()> {
@@ -80,6 +119,6 @@ pub fn embedding(op: &mut Op) -> Result<()> {
     embedding::forward(&op.s, x.view(), ids.view(), Panels::new(table.view(), v, c)?, 1.0)?;
     op.close("out", &x.to_vec()?)?;
     let d = op.s.zeros::<f32>(table.len())?;
-    embedding::backward(&op.s, d.view(), dy.view(), ids.view(), v)?;
+    embedding::backward(&op.s, d.view(), dy.view(), ids.view(), v, 1.0)?;
     op.close("dtable", &op.unpack(&d, v, c)?)
 }
