@@ -59,8 +59,11 @@ fn every_weight_of_every_family_differentiates() -> Result<()> {
     Ok(())
 }
 
+/// Name, shape and bytes.
+type Stored = (String, Vec<usize>, Vec<u8>);
+
 /// The bytes of every tensor, by name.
-fn stored(folder: &Path) -> Result<Vec<(String, Vec<usize>, Vec<u8>)>> {
+fn stored(folder: &Path) -> Result<Vec<Stored>> {
     let checkpoint = Checkpoint::open(folder)?;
     let names: Vec<String> = checkpoint.names().map(str::to_string).collect();
     let tensor = |name: String| {

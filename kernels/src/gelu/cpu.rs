@@ -10,7 +10,7 @@ const GRAIN: usize = 2048;
 
 const CUBIC: f32 = 0.044715;
 const CUBIC_3: f32 = 0.134145;
-const TWICE_ROOT_2_OVER_PI: f32 = 1.595_769_1;
+const TWICE_ROOT_2_OVER_PI: f32 = 1.595_769_2;
 const ONE_OVER_ROOT_2_PI: f32 = 0.398_942_3;
 
 /// h and the slope of x·h.

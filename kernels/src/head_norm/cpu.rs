@@ -17,7 +17,7 @@ fn factor(offset: f32, w: f32) -> f32 {
 
 /// The weight of a head.
 #[inline(always)]
-fn of<'a>(w: [&'a [f32]; 2], shape: Shape, head: usize) -> &'a [f32] {
+fn of(w: [&[f32]; 2], shape: Shape, head: usize) -> &[f32] {
     if head < shape.queries { w[0] } else { w[1] }
 }
 
@@ -96,6 +96,7 @@ pub fn backward(pool: &Pool, d: &mut [f32], x: &[f32], rstd: &[f32], w: [&[f32];
 
 /// Columns `first..` of one weight's gradient, as many as `dw` has; `partial` is as long.
 #[inline(always)]
+#[allow(clippy::extra_unused_type_parameters)]
 fn weight_columns<S: Lanes>(
     dw: &mut [f32],
     first: usize,

@@ -203,7 +203,7 @@ mod tests {
         let table = merged(&all)?;
         let body: Vec<&str> = table.lines().skip(2).collect();
         assert_eq!(body[0], "| rope x | one | abc | 2026-11-25 | 3.0 | - | - | 2.0 | 50.0 | - |");
-        assert_eq!(body[1], "| rope x | other | abc | 2026-11-25 | 2.0 | - | - | 2.0 | 50.0 |");
+        assert_eq!(body[1], "| rope x | other | abc | 2026-11-25 | 2.0 | - | - | 2.0 | 50.0 | - |");
         assert!(body.len() == 3 && body[2].starts_with("| rope y | one | abc |"));
         for (text, wanted) in
             [("{\"room\":", "line 1: wanted a JSON object"), ("{\"room\": \"x\"}", "line 1: name: wanted a text")]

@@ -79,7 +79,8 @@ pub fn prompts(c: &Config, tokenizer: &Tokenizer, config: &ModelConfig) -> Resul
             let (queries, _, first) = data::queries(path, tokenizer, c.seed)?;
             let (prompts, later) = data::prompts(&queries, tokenizer, None, budget)?;
             all.extend(prompts.into_iter().map(|p| p.plain));
-            (dropped = first, dropped.add(later));
+            dropped = first;
+            dropped.add(later);
             if all.is_empty() {
                 return Err(crate::Error::file(path, format!("wanted at least one prompt, none is left: {dropped}")));
             }
