@@ -73,7 +73,13 @@ pub(crate) fn size(room: &str, n: usize) -> Result<Arg<'static>> {
 /// Every kernel and variant that a launcher here may ask for, room by room. The gates compile them all, and a case of
 /// [`crate::selftest::ROOMS`] launches each (the conformance probes are dumped instead): a room that registers here and has no case fails.
 pub fn kernels() -> Vec<(Kernel, Defines)> {
-    let one = [&crate::adamw::KERNELS[..], &crate::attention::KERNELS, &crate::linear::KERNELS, &crate::conformance::KERNELS];
+    let one = [
+        &crate::adamw::KERNELS[..],
+        &crate::attention::KERNELS,
+        &crate::embedding::ADD,
+        &crate::linear::KERNELS,
+        &crate::conformance::KERNELS,
+    ];
     let both = [
         &crate::embedding::KERNELS[..],
         &crate::rms_norm::KERNELS,

@@ -23,6 +23,7 @@
 //! order: law (A1, A2, A3, A6). A row of `out`, `m`, `l` depends on its path alone, a row of `dqkv` on its tree alone.
 
 pub(crate) mod block;
+mod cases;
 pub(crate) mod chains;
 pub(crate) mod cpu;
 mod cpu_backward;
@@ -37,6 +38,7 @@ pub(crate) mod tests;
 pub(crate) mod tile;
 mod weights;
 
+pub(crate) use cases::cases;
 pub(crate) use cuda::KERNELS;
 use forest::Forest;
 use runtime::{DType, Result, Stream, View, disjoint, ensure};

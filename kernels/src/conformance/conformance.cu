@@ -147,19 +147,25 @@ template <int N> __device__ void products(u32 *out, const unsigned char *a, cons
   wgmma_commit();
   wgmma_wait<0>();
   put(out + 64 * N, d);
+}
+
+template <int N> __device__ void serial(u32 *out, const unsigned char *a, const unsigned char *b) {
+  float d[N / 2];
+UNROLL
   for (u32 i = 0; i < N / 2; i++) d[i] = 0.0f;
+UNROLL
   for (u32 k = 0; k < 4; k++) {
     wgmma_fence();
     wgmma_bf16<0, 0>(d, tile_of(a + 32 * k, 16, 1024), tile_of(b + 32 * k, 16, 1024), 1);
     wgmma_commit();
     wgmma_wait<0>();
   }
-  put(out + 128 * N, d);
+  put(out, d);
 }
 #endif
 
-// in: A [64, 64], B [n, 64] bf16. out: [n / 2, 128] for A in shared memory, for A in registers, for A in shared memory with steps that wait
-// for each other and begin at +0; where n is 64 also for transposed tiles (the memory of A and of B read as [k, row]).
+// in: A [64, 64], B [n, 64] bf16. out: [n / 2, 128] for A in shared memory, for A in registers; where n is 64 also for transposed tiles
+// (the memory of A and of B read as [k, row]).
 extern "C" __global__ void dump_wgmma(u32 *out, const u32 *in, u32 n) {
 #ifdef WGMMA
   DYNAMIC_SHARED(a);
@@ -177,8 +183,23 @@ extern "C" __global__ void dump_wgmma(u32 *out, const u32 *in, u32 n) {
     for (u32 k = 0; k < 4; k++) wgmma_bf16<1, 1>(d, tile_of(a + 2048 * k, 8192, 1024), tile_of(b + 2048 * k, 8192, 1024), k > 0);
     wgmma_commit();
     wgmma_wait<0>();
-    put(out + 192 * n, d);
+    put(out + 128 * n, d);
   }
+#endif
+}
+
+// The same with A in shared memory, from +0, each step waited for. out: [n / 2, 128].
+extern "C" __global__ void dump_wgmma_serial(u32 *out, const u32 *in, u32 n) {
+#ifdef WGMMA
+  DYNAMIC_SHARED(a);
+  unsigned char *b = a + 8192;
+  for (u32 i = threadIdx.x; i < (64 + n) * 32; i += 128) *(u32 *)(a + swizzled(i / 32, i % 32 * 4)) = in[i];
+  fence_async();
+  __syncthreads();
+  if (n == 8) serial<8>(out, a, b);
+  if (n == 64) serial<64>(out, a, b);
+  if (n == 128) serial<128>(out, a, b);
+  if (n == 256) serial<256>(out, a, b);
 #endif
 }
 

@@ -18,7 +18,7 @@ mod tests;
 pub use answers::{Answer, answers};
 pub use file::{differences, read, write};
 
-pub(crate) static KERNELS: [Kernel; 11] = [
+pub(crate) static KERNELS: [Kernel; 12] = [
     kernel!("dump_shuffle", "conformance.cu"),
     kernel!("dump_cvt", "conformance.cu"),
     kernel!("dump_mma", "conformance.cu"),
@@ -28,6 +28,7 @@ pub(crate) static KERNELS: [Kernel; 11] = [
     kernel!("dump_stmatrix", "conformance.cu"),
     kernel!("dump_tensor_load", "conformance.cu"),
     kernel!("dump_wgmma", "conformance.cu"),
+    kernel!("dump_wgmma_serial", "conformance.cu"),
     kernel!("dump_chain", "conformance.cu"),
     kernel!("dump_elementary", "conformance.cu"),
 ];
@@ -159,8 +160,12 @@ const WIDTHS: [usize; 4] = [8, 64, 128, 256];
 
 /// D of A `[64, 64]` and B `[n, 64]`: by A from shared memory, from registers, step by step from +0, and for n = 64 transposed.
 fn wgmma(s: &Stream, input: &[u32], n: usize) -> Result<Vec<u32>> {
-    let ways = if n == 64 { 4 } else { 3 };
-    run(s, "dump_wgmma", 128, ((64 + n) * 128) as u32, input, ways * 64 * n, &[Arg::U32(n as u32)])
+    let (shared, ways) = (((64 + n) * 128) as u32, if n == 64 { 3 } else { 2 });
+    let mut all = run(s, "dump_wgmma", 128, shared, input, ways * 64 * n, &[Arg::U32(n as u32)])?;
+    let turned = all.split_off(128 * n);
+    all.extend(run(s, "dump_wgmma_serial", 128, shared, input, 64 * n, &[Arg::U32(n as u32)])?);
+    all.extend(turned);
+    Ok(all)
 }
 
 /// Boxes of a bf16 tensor `[20, 128]`, by the flat map and by the deep one.

@@ -28,6 +28,7 @@
 //! every logit a second time. Forward is split over entries, backward over rows, backward_weight over ids. [`of_logits`] gives the bits
 //! of [`forward`].
 
+mod cases;
 mod cpu;
 mod cuda;
 #[cfg(test)]
@@ -38,6 +39,7 @@ mod tests;
 
 use crate::linear::pack::Stock;
 use crate::weight::{self, Layout, Weight};
+pub(crate) use cases::cases;
 pub(crate) use cuda::variants;
 use runtime::{DType, Element, Result, Stream, View, disjoint, ensure};
 
