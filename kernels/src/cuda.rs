@@ -72,7 +72,14 @@ pub(crate) fn size(room: &str, n: usize) -> Result<Arg<'static>> {
 
 /// Every kernel and variant that a launcher here may ask for.
 pub fn kernels() -> Vec<(Kernel, Defines)> {
-    let one = [&crate::adamw::KERNELS[..], &crate::attention::KERNELS, &crate::linear::KERNELS, &crate::conformance::KERNELS];
+    let one = [
+        &crate::adamw::KERNELS[..],
+        &crate::attention::KERNELS,
+        &crate::decode_attention::KERNELS,
+        &crate::kv_store::KERNELS,
+        &crate::linear::KERNELS,
+        &crate::conformance::KERNELS,
+    ];
     let both = [
         &crate::embedding::KERNELS[..],
         &crate::rms_norm::KERNELS,
@@ -82,5 +89,6 @@ pub fn kernels() -> Vec<(Kernel, Defines)> {
     ];
     let plain = one.into_iter().flatten().map(|k| (*k, variant(DType::F32)));
     let stored = both.into_iter().flatten().flat_map(|k| [DType::F32, DType::Bf16].map(|stored| (*k, variant(stored))));
-    plain.chain(stored).chain(crate::linear::mma::variants()).chain(crate::logprob::variants()).collect()
+    let own = crate::linear::mma::variants().chain(crate::attention::variants()).chain(crate::logprob::variants());
+    plain.chain(stored).chain(own).collect()
 }

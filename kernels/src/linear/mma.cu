@@ -2,26 +2,7 @@
 // ascending, one mma each, whatever the tile: TILE_M x TILE_N outputs a block, WARP_M x WARP_N a warp, 32 of the reduction in each of
 // three stages. A step past the reduction's end is not made; a step that is half there has zeros.
 #define THREADS 256
-#define STAGES 3
-#define DEPTH 32
 #define PARTS 4
-
-// Runs `load(stage, buffer)` ahead of `compute(stage, buffer)` for every stage; ends with all buffers free.
-template <class Load, class Compute> __device__ void staged(u32 stages, Load load, Compute compute) {
-  for (u32 q = 0; q + 1 < STAGES; q++) {
-    if (q < stages) load(q, q);
-    cp_async_commit();
-  }
-  for (u32 q = 0; q < stages; q++) {
-    cp_async_wait<STAGES - 2>();
-    __syncthreads();
-    u32 next = q + STAGES - 1;
-    if (next < stages) load(next, next % STAGES);
-    cp_async_commit();
-    compute(q, q % STAGES);
-  }
-  __syncthreads();
-}
 
 // What the columns of the output belong to: part p has those from column[p]. bias[p]: [N_p] or null. slot[p] .. slot[p+1]: its strip. Where
 // bit p of `halves` is set, columns come in eights, in turn the rounded value and what rounding lost.
