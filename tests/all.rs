@@ -6,3 +6,4 @@ mod faults;
 mod golden;
 mod law;
 mod model;
+mod mutated;

@@ -70,7 +70,8 @@ pub(crate) fn size(room: &str, n: usize) -> Result<Arg<'static>> {
     Ok(Arg::U32(n as u32))
 }
 
-/// Every kernel and variant that a launcher here may ask for.
+/// Every kernel and variant that a launcher here may ask for, room by room. The gates compile them all, and a case of
+/// [`crate::selftest::ROOMS`] launches each (the conformance probes are dumped instead): a room that registers here and has no case fails.
 pub fn kernels() -> Vec<(Kernel, Defines)> {
     let one = [
         &crate::adamw::KERNELS[..],

@@ -15,6 +15,7 @@
 #define F32(x) x
 #define TO_U16(x) x
 #define TO_U32(x) x
+#define U32_1(x) x
 #define U32_2(x) x
 #define U32_4(x) x
 #define TO_U32_1(x) x
@@ -42,6 +43,7 @@
 #define F32(x) "f"(x)
 #define TO_U16(x) "=h"(x)
 #define TO_U32(x) "=r"(x)
+#define U32_1(x) "r"(x[0])
 #define U32_2(x) "r"(x[0]), "r"(x[1])
 #define U32_4(x) "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3])
 #define TO_U32_1(x) "=r"(x[0])
@@ -78,6 +80,11 @@ __device__ u32 pack_bf16(float low, float high ALSO_FROM) {
 __device__ void mma_bf16(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2] ALSO_FROM) {
   PTX_VALUE(mma_bf16, "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};",
       (ONTO_F32_4(d)), (U32_4(a), U32_2(b)));
+}
+// The same over half a step: a = A[g][t, t+1], A[g+8][t, ..]; b = B[t, t+1][g]. No room uses it: it tells what a whole step is made of.
+__device__ void mma_bf16_k8(float (&d)[4], const u32 (&a)[2], const u32 (&b)[1] ALSO_FROM) {
+  PTX_VALUE(mma_bf16_k8, "mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};",
+      (ONTO_F32_4(d)), (U32_2(a), U32_1(b)));
 }
 
 // ---- 8x8 matrices of 16-bit elements from shared memory: lane 8 m + r has the address of row r (16 bytes, aligned) of matrix m; lane l

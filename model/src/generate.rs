@@ -11,7 +11,10 @@ use schedule::Schedule;
 use std::ops::ControlFlow;
 
 mod schedule;
+mod stream;
 mod wave;
+
+pub use stream::{Held, stream};
 
 /// One completion to draw.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -35,7 +35,7 @@ pub use generate::{Progress, Request, generate};
 pub use kv_cache::{CacheLimits, KvCache};
 pub use lora::Lora;
 pub use sequence::{Finished, SampleKey};
-pub use tokenizer::Tokenizer;
+pub use tokenizer::{TextStream, Tokenizer};
 pub use transformer::{Adapter, Grads, Head, ScalarHead, Transformer, Tune};
 
 #[cfg(test)]

@@ -10,6 +10,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+mod stream;
+
+pub use stream::TextStream;
+
 /// The tokenizer of a model folder; a clone is the same one.
 #[derive(Clone, Debug)]
 pub struct Tokenizer {

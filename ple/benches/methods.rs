@@ -1,6 +1,7 @@
 //! Every method at the same shapes: `cargo bench -p ple --bench methods -- [15m|110m] [THREADS] [ROUNDS]`. Batch 8 trees of a prompt of 64
 //! tokens and two answers of 96, r 8 on all linears. A token-pass is a forward over a computed token; forward and backward are three.
-//! Rounds of all methods in turn; one JSON line each, with the time per token-pass against SFT's.
+//! Rounds of all methods in turn; one JSON line each, with the time per token-pass against SFT's: the median over the rounds of the ratio
+//! within a round, which a machine that slows down for a while does not move.
 
 mod shapes;
 
@@ -26,6 +27,12 @@ fn examples(ids: &mut shapes::Ids) -> Vec<Example> {
         ..Example::default()
     };
     (0..BATCH).map(one).collect()
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 fn main() -> Result<()> {
@@ -59,14 +66,13 @@ fn main() -> Result<()> {
             assert_eq!(step.tokens, BATCH * (PROMPT + 2 * ANSWER - if scalar { 0 } else { 2 }));
         }
     }
-    times.iter_mut().for_each(|times| times.sort_by(f64::total_cmp));
-    let info = trainer.stream.backend().info();
-    let sft = times[0][times[0].len() / 2];
+    let (info, times_of_sft) = (trainer.stream.backend().info(), times[0].clone());
+    let of_sft = |times: &[f64]| median(times.iter().zip(&times_of_sft).map(|(t, sft)| t / sft));
     for ((method, _), times) in methods.iter().zip(&times) {
-        let median = times[times.len() / 2];
         let row = json!({
             "bench": "ple_methods", "method": method, "shape": name, "threads": threads, "device": info.name, "arch": info.arch,
-            "us_per_token_pass": 1e6 * median, "all": times.iter().map(|t| 1e6 * t).collect::<Vec<_>>(), "of_sft": median / sft,
+            "us_per_token_pass": 1e6 * median(times.iter().copied()), "all": times.iter().map(|t| 1e6 * t).collect::<Vec<_>>(),
+            "of_sft": of_sft(times),
         });
         println!("RESULT {row}");
     }

@@ -12,7 +12,7 @@ const NAME: &str = "base.json";
 
 /// The sources of a folder's chat template as one text; empty where it has none. One that cannot be parsed counts as none: it cannot
 /// have been used.
-fn template(base: &Path) -> String {
+pub(crate) fn template(base: &Path) -> String {
     let found = Template::open(base, 0).ok().flatten();
     let all = found.iter().flat_map(|t| t.sources()).map(|(name, source)| format!("{name}\n{source}"));
     all.collect::<Vec<_>>().join("\n")
@@ -31,14 +31,20 @@ pub fn write(base: &Path, folder: &Path) -> Result<()> {
     Ok(host::write_file(&folder.join(NAME), |out| writeln!(out, "{value:#}"))?)
 }
 
+/// What the folder of an adapter says that it was trained with; None where it does not say.
+pub fn kept(folder: &Path) -> Result<Option<Value>> {
+    let path = folder.join(NAME);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let bytes = std::fs::read(&path).map_err(|e| Error::file(&path, format!("cannot read: {e}")))?;
+    serde_json::from_slice(&bytes).map(Some).map_err(|e| Error::file(&path, format!("wanted JSON, got {e}")))
+}
+
 /// Whether `base` has what the adapter in `folder` was trained with; the error says where they part.
 pub fn check(base: &Path, folder: &Path) -> Result<()> {
     let path = folder.join(NAME);
-    if !path.is_file() {
-        return Ok(());
-    }
-    let bytes = std::fs::read(&path).map_err(|e| Error::file(&path, format!("cannot read: {e}")))?;
-    let value: Value = serde_json::from_slice(&bytes).map_err(|e| Error::file(&path, format!("wanted JSON, got {e}")))?;
+    let Some(value) = kept(folder)? else { return Ok(()) };
     let text = |name: &str| value[name].as_str();
     let wrong = |what: &str| Err(Error::file(&path, format!("{what} (in {})", base.display())));
     if let (Some(wanted), Some(got)) = (text("tokenizer_sha256"), tokenizer(base)?)

@@ -34,6 +34,7 @@ fn run(argv: &[String]) -> Result<ExitCode, Error> {
     match which {
         Command::Config => return command::config::run(rest).map(done),
         Command::Completions => return command::completions::run(rest).map(done),
+        Command::Inspect => return command::inspect::run(rest).map(|fine| if fine { done(()) } else { ExitCode::FAILURE }),
         _ => {}
     }
     if rest.iter().any(|a| a == "--help" || a == "-h") {
@@ -53,6 +54,7 @@ fn run(argv: &[String]) -> Result<ExitCode, Error> {
         Command::Reward => command::pairs::reward(&c),
         Command::Dpo => command::pairs::dpo(&c),
         Command::Eval => command::eval::run(&c),
+        Command::Chat => command::chat::run(&c),
         Command::Generate => command::generate::run(&c),
         Command::Score => command::score::run(&c),
         Command::Logprob => command::logprob::run(&c),
@@ -62,7 +64,7 @@ fn run(argv: &[String]) -> Result<ExitCode, Error> {
         Command::Diff => return command::diff::run(&c).map(|same| if same { done(()) } else { ExitCode::FAILURE }),
         Command::Bench => command::bench::run(&c),
         Command::Selftest => return command::selftest::run(&c).map(|right| if right { done(()) } else { ExitCode::FAILURE }),
-        Command::Doctor | Command::Config | Command::Completions => Ok(()),
+        Command::Doctor | Command::Inspect | Command::Config | Command::Completions => Ok(()),
     }
     .map(done)
 }

@@ -1,7 +1,7 @@
 //! From settings to a device, a model, its adapter and its tokenizer.
 
-use crate::config::{Command, Config, Dtype, Tune as Tuned};
-use crate::data::Tokens;
+use crate::config::{Command, Config, Dtype, Gemm, Tune as Tuned};
+use crate::data::{Tokens, check::Ends};
 use crate::{Error, Result, identity};
 use model::{Adapter, AdapterConfig, Lora, Targets, Tokenizer, Transformer, Tune, adapter};
 use runtime::{DType, Stream};
@@ -28,7 +28,15 @@ pub struct Opened {
 
 /// The device of the settings.
 pub fn stream(c: &Config) -> Result<Stream> {
-    Ok(Stream::open(&c.device, (c.threads > 0).then_some(c.threads as usize))?)
+    let s = Stream::open(&c.device, (c.threads > 0).then_some(c.threads as usize))?;
+    if c.gemm == Gemm::Library {
+        let why = match s.host() {
+            Some(_) => "the CPU has no other products than its own",
+            None => "the library multiplies in bf16, and models on this device are in f32",
+        };
+        return Err(Error::Usage(format!("gemm: wanted own on {}: {why}; got library", s.backend().name())));
+    }
+    Ok(s)
 }
 
 fn dtype(c: &Config) -> Option<DType> {
@@ -51,7 +59,7 @@ impl Opened {
                     identity::check(&opened.folder, folder)?;
                     let disk = adapter::Adapter::load(folder, &modules)?;
                     without_dropout(folder, &disk.config)?;
-                    opened.notes = overruled(c, folder, &disk.config, &modules);
+                    opened.notes.extend(overruled(c, folder, &disk.config, &modules));
                     disk
                 }
                 None => fresh(c, &modules)?,
@@ -69,7 +77,7 @@ impl Opened {
         if let Some(folder) = &c.adapter {
             identity::check(&opened.folder, folder)?;
             let disk = adapter::Adapter::load(folder, &opened.model()?.modules())?;
-            opened.notes.clone_from(&disk.config.warnings);
+            opened.notes.extend(disk.config.warnings.iter().cloned());
             opened.policy = opened.insert(disk)?;
         }
         Ok(opened)
@@ -96,9 +104,10 @@ impl Opened {
             }
             None => Transformer::load(&stream, &folder, if full { Some(DType::F32) } else { dtype(c) })?,
         };
-        let tokenizer = Tokenizer::open(&folder)?;
+        let mut tokenizer = Tokenizer::open(&folder)?;
         fits(&folder, tokenizer.vocab_size(), model.config.vocab_size)?;
-        Ok(Opened { stream, model: Some(model), tokenizer, folder, policy: Adapter::Off, tune: Tune::Full, notes: Vec::new() })
+        let notes = end_from(&mut tokenizer, &model.config).into_iter().collect();
+        Ok(Opened { stream, model: Some(model), tokenizer, folder, policy: Adapter::Off, tune: Tune::Full, notes })
     }
 
     /// The model. An error once a trainer has taken it.
@@ -122,6 +131,11 @@ impl Opened {
     pub fn insert(&mut self, disk: adapter::Adapter) -> Result<Adapter> {
         let model = self.model.as_mut().ok_or_else(taken)?;
         Ok(model.add_slot(Lora::upload(&self.stream, model.base(), disk)?)?)
+    }
+
+    /// The tokens at both ends of what is trained.
+    pub fn ends(&self) -> Result<Ends> {
+        Ends::of(&self.tokenizer, self.tokenizer.bos, self.stop(&self.model()?.config))
     }
 
     /// Ids after which an answer ends: every id that configuration or tokenizer call an end.
@@ -156,6 +170,18 @@ pub(crate) fn fits(folder: &Path, tokens: usize, rows: usize) -> Result<()> {
         return Ok(());
     }
     Err(Error::file(folder, format!("wanted a tokenizer of at most vocab_size = {rows} tokens (config.json), got {tokens}")))
+}
+
+/// Gives a tokenizer that names no end the lowest of the ids that config.json and generation_config.json name, and says so: training
+/// texts end with it.
+pub(crate) fn end_from(tokenizer: &mut Tokenizer, config: &model::Config) -> Option<String> {
+    if tokenizer.eos.is_some() {
+        return None;
+    }
+    tokenizer.eos = config.eos_token_ids.iter().copied().find(|id| (*id as usize) < config.vocab_size);
+    let id = tokenizer.eos?;
+    let token = tokenizer.token(id).unwrap_or_default();
+    Some(format!("eos_token is not in tokenizer_config.json: answers end with {id} {token:?}, the eos_token_id of the model"))
 }
 
 fn without_dropout(folder: &Path, config: &AdapterConfig) -> Result<()> {

@@ -3,7 +3,7 @@
 use crate::config::Config;
 use crate::data::Prompt;
 use crate::journal::Key;
-use crate::method::{Answer, Example, Group, Side};
+use crate::method::{Answer, Example, Group, Sampling, Side};
 use crate::open::Opened;
 use crate::reward::{Rewards, Scored, Scores};
 use crate::{Error, Result};
@@ -51,9 +51,8 @@ pub struct Sample {
     pub reward: f64,
 }
 
-/// A side's settings as the sampler takes them.
-fn drawn(side: &Side) -> kernels::sample::Sampling {
-    let s = side.sampling;
+/// Settings of sampling as the sampler takes them.
+pub fn sampling(s: &Sampling) -> kernels::sample::Sampling {
     kernels::sample::Sampling {
         temperature: s.temperature,
         top_k: s.top_k,
@@ -126,7 +125,7 @@ impl Sampler<'_> {
         let (mut samples, mut before) = (Vec::new(), Progress::default());
         for (i, side) in sides.iter().enumerate() {
             let mut settings = self.settings.clone();
-            settings.sampling = drawn(side);
+            settings.sampling = sampling(&side.sampling);
             let requests = self.requests(prompts, side, i as u32);
             let after = |p: Progress| Progress { finished: before.finished + p.finished, tokens: before.tokens + p.tokens };
             let answers = self.answers(&requests, &settings, kv, store, &mut |p| watch(after(p)))?;

@@ -107,8 +107,10 @@ pub struct Gemm {
     pub ld: [u32; 3],
     /// Whether the sum runs down the rows of b.
     pub down: bool,
-    /// Storage of a, b and c.
+    /// Storage of a, b, c and the bias.
     pub dtype: crate::DType,
+    /// `[n]`, added to every row before the rounding.
+    pub bias: Option<Ptr>,
 }
 
 /// Whether the vendor's library took the product.

@@ -2,11 +2,14 @@
 
 mod baselines;
 mod browser;
+mod chats;
 mod demo;
 mod diff;
 mod edges;
 mod evaluates;
 mod generates;
+mod identities;
+mod inspects;
 #[cfg(target_os = "linux")]
 mod interposed;
 mod journals;
@@ -77,6 +80,21 @@ fn objects(path: &Path) -> Result<Vec<Value>> {
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
     text.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_string())).collect()
 }
+
+/// A copy of a model's folder in `folder`, with a chat template.
+fn with_template(model: &Path, folder: &Path, template: &str) -> Result<PathBuf> {
+    let to = folder.join("chatty");
+    std::fs::create_dir_all(&to)?;
+    for name in ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(model.join(name), to.join(name)).with_context(|| name.to_string())?;
+    }
+    std::fs::write(to.join("chat_template.jinja"), template)?;
+    Ok(to)
+}
+
+/// Turns with their roles; an answer ends with the end token.
+const TEMPLATE: &str = "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}{% if m.role == 'assistant' %}\
+    {{ eos_token }}{% endif %}{{ '\\n' }}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}";
 
 /// A field that must be a finite number.
 fn number(row: &Value, name: &str) -> Result<f64> {

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use std::ffi::OsStr;
+use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
 /// The program with a command; keys follow.
@@ -99,6 +100,22 @@ impl Ple {
     pub fn end(mut self) -> Result<Said> {
         let output = self.0.output().with_context(|| format!("{:?}", self.0))?;
         self.said(output)
+    }
+
+    /// Runs it to its end over this standard input; it must succeed and have no complaint.
+    pub fn fed(self, input: impl AsRef<[u8]>) -> Result<Said> {
+        let shown = format!("{:?}", self.0);
+        let said = self.over(input)?;
+        ensure!(said.code == 0 && said.err.is_empty(), "{shown}: exit code {}: {}", said.code, said.err);
+        Ok(said)
+    }
+
+    /// The same, however it ends.
+    pub fn over(mut self, input: impl AsRef<[u8]>) -> Result<Said> {
+        let mut child = self.0.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        // One that ends before it has read everything is content.
+        let _ = child.stdin.take().context("standard input")?.write_all(input.as_ref());
+        self.said(child.wait_with_output()?)
     }
 
     /// Runs it to the end that something else makes of it.

@@ -7,14 +7,20 @@ use std::time::Instant;
 
 /// Bytes of the buffer that is copied.
 const COPIED: usize = 256 << 20;
+/// Bytes of one that a large cache holds, with its copy.
+const CACHED: usize = 8 << 20;
 /// Rows, columns and depth of the product.
 const SQUARE: u32 = 8192;
 
-/// Both ceilings; None where the device has nothing to measure it with.
+/// The ceilings; None where the device has nothing to measure it with.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ceilings {
     /// Bytes read and written per second by a copy.
     pub copy: f64,
+    /// The same of a copy that the caches hold.
+    pub cached: f64,
+    /// Seconds of a launch that does next to nothing, in a graph where there are graphs; None on the CPU, which has no launches.
+    pub launch: Option<f64>,
     /// FLOPs per second of the vendor's bf16 product of 8192³ on random numbers; on the CPU of f32 multiply-adds in registers.
     pub products: Option<f64>,
 }
@@ -26,16 +32,29 @@ impl Ceilings {
             Some(pool) => Some(multiply_adds(pool)),
             None => product(s)?,
         };
-        Ok(Ceilings { copy: copy(s)?, products })
+        Ok(Ceilings { copy: copy(s, COPIED)?, cached: copy(s, CACHED)?, launch: launch(s)?, products })
     }
 }
 
-fn copy(s: &Stream) -> Result<f64> {
+fn copy(s: &Stream, bytes: usize) -> Result<f64> {
     let call = || -> Result<Call> {
-        let (from, to): (Buffer<u32>, Buffer<u32>) = (s.zeros(COPIED / 4)?, s.zeros(COPIED / 4)?);
+        let (from, to): (Buffer<u32>, Buffer<u32>) = (s.zeros(bytes / 4)?, s.zeros(bytes / 4)?);
         Ok(Box::new(move |s| to.view().copy(s, from.view())))
     };
-    Ok(2.0 * COPIED as f64 / rotate(s, &[call()?], false)?.median)
+    Ok(2.0 * bytes as f64 / rotate(s, &[call()?], false)?.median)
+}
+
+/// One element through a kernel, a hundred times.
+fn launch(s: &Stream) -> Result<Option<f64>> {
+    if s.host().is_some() {
+        return Ok(None);
+    }
+    let call = || -> Result<Call> {
+        let (y, x): (Buffer<f32>, Buffer<f32>) = (s.zeros(1)?, s.zeros(2)?);
+        Ok(Box::new(move |s| crate::swiglu::forward(s, y.view(), x.view(), 1)))
+    };
+    let calls = (0..100).map(|_| call()).collect::<Result<Vec<_>>>()?;
+    Ok(Some(rotate(s, &calls, false)?.median))
 }
 
 /// None without a library for it.
@@ -44,7 +63,8 @@ fn product(s: &Stream) -> Result<Option<f64>> {
     let noise = super::work::noise(n * n, 1).iter().map(|v| half::bf16::from_f32(*v)).collect::<Vec<_>>();
     let (a, b, c) = (s.upload(&noise)?, s.upload(&noise)?, s.zeros::<half::bf16>(n * n)?);
     let [c_at, a_at, b_at] = [c.view().ptr(), a.view().ptr(), b.view().ptr()];
-    let gemm = Gemm { c: c_at, a: a_at, b: b_at, size: [SQUARE; 3], ld: [SQUARE; 3], down: false, dtype: DType::Bf16 };
+    let gemm =
+        Gemm { c: c_at, a: a_at, b: b_at, size: [SQUARE; 3], ld: [SQUARE; 3], down: false, dtype: DType::Bf16, bias: None };
     // SAFETY: three matrices of SQUARE² elements each, alive until the last synchronisation.
     if unsafe { s.backend().gemm(s.queue(), &gemm)? } == Gemmed::Unsupported {
         return Ok(None);

@@ -17,14 +17,21 @@ extern "C" __global__ void dump_cvt(u32 *out, const u32 *in, u32 n) {
   }
 }
 
-// in: d [32, 4], a [32, 4], b [32, 2] fragments; out: d [32, 4].
-extern "C" __global__ void dump_mma(u32 *out, const u32 *in) {
-  u32 lane = threadIdx.x, a[4], b[2];
-  float d[4];
-  for (u32 i = 0; i < 4; i++) d[i] = __uint_as_float(in[4 * lane + i]), a[i] = in[128 + 4 * lane + i];
-  for (u32 i = 0; i < 2; i++) b[i] = in[256 + 2 * lane + i];
-  mma_bf16(d, a, b);
-  for (u32 i = 0; i < 4; i++) out[4 * lane + i] = __float_as_uint(d[i]);
+// in: n times d [32, 4], a [32, 4], b [32, 2] fragments; out: n times d [32, 4], by one step of 16 or, with `eights`, by two of 8.
+extern "C" __global__ void dump_mma(u32 *out, const u32 *in, u32 n, u32 eights) {
+  for (; n > 0; n--, in += 320, out += 128) {
+    u32 lane = threadIdx.x, a[4], b[2];
+    float d[4];
+    for (u32 i = 0; i < 4; i++) d[i] = __uint_as_float(in[4 * lane + i]), a[i] = in[128 + 4 * lane + i];
+    for (u32 i = 0; i < 2; i++) b[i] = in[256 + 2 * lane + i];
+    if (!eights) mma_bf16(d, a, b);
+    else {
+      u32 low[2] = {a[0], a[1]}, high[2] = {a[2], a[3]}, first[1] = {b[0]}, second[1] = {b[1]};
+      mma_bf16_k8(d, low, first);
+      mma_bf16_k8(d, high, second);
+    }
+    for (u32 i = 0; i < 4; i++) out[4 * lane + i] = __float_as_uint(d[i]);
+  }
 }
 
 // in: four matrices [4, 8, 8] of u16; out: x1 [32], x2 [32, 2], x4 [32, 4], and the same transposed.
@@ -140,11 +147,19 @@ template <int N> __device__ void products(u32 *out, const unsigned char *a, cons
   wgmma_commit();
   wgmma_wait<0>();
   put(out + 64 * N, d);
+  for (u32 i = 0; i < N / 2; i++) d[i] = 0.0f;
+  for (u32 k = 0; k < 4; k++) {
+    wgmma_fence();
+    wgmma_bf16<0, 0>(d, tile_of(a + 32 * k, 16, 1024), tile_of(b + 32 * k, 16, 1024), 1);
+    wgmma_commit();
+    wgmma_wait<0>();
+  }
+  put(out + 128 * N, d);
 }
 #endif
 
-// in: A [64, 64], B [n, 64] bf16. out: [n / 2, 128] for A in shared memory, for A in registers; where n is 64 also for transposed tiles
-// (the memory of A and of B read as [k, row]).
+// in: A [64, 64], B [n, 64] bf16. out: [n / 2, 128] for A in shared memory, for A in registers, for A in shared memory with steps that wait
+// for each other and begin at +0; where n is 64 also for transposed tiles (the memory of A and of B read as [k, row]).
 extern "C" __global__ void dump_wgmma(u32 *out, const u32 *in, u32 n) {
 #ifdef WGMMA
   DYNAMIC_SHARED(a);
@@ -162,7 +177,7 @@ extern "C" __global__ void dump_wgmma(u32 *out, const u32 *in, u32 n) {
     for (u32 k = 0; k < 4; k++) wgmma_bf16<1, 1>(d, tile_of(a + 2048 * k, 8192, 1024), tile_of(b + 2048 * k, 8192, 1024), k > 0);
     wgmma_commit();
     wgmma_wait<0>();
-    put(out + 128 * n, d);
+    put(out + 192 * n, d);
   }
 #endif
 }

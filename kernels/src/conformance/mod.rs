@@ -2,17 +2,20 @@
 //! (`kernels/conformance/*.json`) that the emulated twins are held to.
 //!
 //! Some records answer what no manual does and the law's device grain rests on: how a tensor core adds inside one step of 16 (`mma
-//! crafted`, `mma wide`), whether `wgmma` and a chain of `mma` write the same bits (`wgmma n=..` against `chain n=..`), whether
-//! the elementary functions have the CPU's bits there.
+//! crafted`, `step ..`), whether `wgmma` and a chain of `mma` write the same bits (`wgmma n=..` against `chain n=..`), whether
+//! the elementary functions have the CPU's bits there. [`answers`] puts them in words.
 
 use crate::cuda::kernel;
 use crate::sample::{Tag, key, philox};
 use runtime::{Arg, DType, Error, Kernel, Launch, Result, Stream, TensorMap};
 
+mod answers;
 mod file;
+mod steps;
 #[cfg(test)]
 mod tests;
 
+pub use answers::{Answer, answers};
 pub use file::{differences, read, write};
 
 pub(crate) static KERNELS: [Kernel; 11] = [
@@ -119,13 +122,16 @@ pub fn dump(s: &Stream) -> Result<Vec<Record>> {
     for (name, seed, pair) in [("mma", 6, bf16_pair as fn(u32) -> u32), ("mma wide", 7, wide_pair)] {
         let sums = words(seed + 100, 128).into_iter().map(|x| (x & 0x807f_ffff) | 0x3f80_0000);
         let input: Vec<u32> = sums.chain(words(seed, 192).into_iter().map(pair)).collect();
-        record(name, seed, run(s, "dump_mma", 32, 0, &input, 128, &[])?);
+        record(name, seed, steps::run(s, &input, false)?);
     }
-    record("mma crafted", 0, run(s, "dump_mma", 32, 0, &crafted(), 128, &[])?);
-    let values: Vec<u32> = words(8, 1024).into_iter().map(|x| (x & 0x807f_ffff) | (112 + (x >> 23 & 31)) << 23).collect();
-    record("elementary", 8, run(s, "dump_elementary", 32, 0, &values, 12 * 512, &[Arg::U32(512)])?);
-    for n in [8, 64, 128, 256] {
-        let seed = 20 + n as u64;
+    record("mma crafted", 0, steps::run(s, &crafted(), false)?);
+    for (name, bits) in steps::all(s)? {
+        record(name, steps::SEED, bits);
+    }
+    record("elementary", 8, run(s, "dump_elementary", 32, 0, &elementary(), 12 * 512, &[Arg::U32(512)])?);
+    for n in WIDTHS {
+        // The same A for all, and the first rows of the widest B.
+        let seed = 20;
         let input: Vec<u32> = words(seed, (64 + n) * 32).into_iter().map(wide_pair).collect();
         let size = [Arg::U32(n as u32)];
         record(&format!("chain n={n}"), seed, run(s, "dump_chain", 128, 0, &input, 64 * n, &size)?);
@@ -133,6 +139,7 @@ pub fn dump(s: &Stream) -> Result<Vec<Record>> {
             record(&format!("wgmma n={n}"), seed, wgmma(s, &input, n)?);
         }
     }
+    record("chain in memory n=8", 20, steps::chain(s, &words(20, 72 * 32).into_iter().map(wide_pair).collect::<Vec<_>>())?);
     if arch.starts_with("sm_9") || arch.starts_with("sm_1") {
         record("stmatrix", 9, run(s, "dump_stmatrix", 32, 0, &words(9, 128), 256, &[])?);
         for (x, y) in [(0, 0), (40, 7), (90, 12)] {
@@ -142,9 +149,17 @@ pub fn dump(s: &Stream) -> Result<Vec<Record>> {
     Ok(records)
 }
 
-/// D of A `[64, 64]` and B `[n, 64]`: by A from shared memory, from registers, and for n = 64 transposed.
+/// Arguments of the elementary functions: 512 x, then 512 y.
+fn elementary() -> Vec<u32> {
+    words(8, 1024).into_iter().map(|x| (x & 0x807f_ffff) | (112 + (x >> 23 & 31)) << 23).collect()
+}
+
+/// Columns of the products of wgmma.
+const WIDTHS: [usize; 4] = [8, 64, 128, 256];
+
+/// D of A `[64, 64]` and B `[n, 64]`: by A from shared memory, from registers, step by step from +0, and for n = 64 transposed.
 fn wgmma(s: &Stream, input: &[u32], n: usize) -> Result<Vec<u32>> {
-    let ways = if n == 64 { 3 } else { 2 };
+    let ways = if n == 64 { 4 } else { 3 };
     run(s, "dump_wgmma", 128, ((64 + n) * 128) as u32, input, ways * 64 * n, &[Arg::U32(n as u32)])
 }
 

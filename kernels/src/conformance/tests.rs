@@ -26,7 +26,7 @@ fn on_cuda_mma_is_the_law_s_chain() {
             }
             fb.extend([t, t + 8].map(|k| pair(b_at(k, g), b_at(k + 1, g))));
         }
-        let got = run(s, "dump_mma", 32, 0, &[d, fa, fb].concat(), 128, &[])?;
+        let got = steps::run(s, &[d, fa, fb].concat(), false)?;
         for lane in 0..32 {
             let (g, t) = (lane / 4, lane % 4 * 2);
             for (i, (row, column)) in [(g, t), (g, t + 1), (g + 8, t), (g + 8, t + 1)].into_iter().enumerate() {
@@ -150,10 +150,10 @@ fn on_cuda_wgmma_is_the_law_s_chain() {
                     let column = i / 4 * 8 + lane % 4 * 2 + i % 2;
                     let plain = (0..64).fold(0f32, |acc, k| at(row, k).mul_add(at(64 + column, k), acc));
                     let of = |which: usize| f32::from_bits(got[which * 64 * n + i * 128 + thread]);
-                    assert_eq!((of(0), of(1)), (plain, plain), "n {n} D[{row}][{column}]");
+                    assert_eq!((of(0), of(1), of(2)), (plain, plain, plain), "n {n} D[{row}][{column}]");
                     if n == 64 {
                         let turned = (0..64).fold(0f32, |acc, k| at(k, row).mul_add(at(64 + k, column), acc));
-                        assert_eq!(of(2), turned, "transposed D[{row}][{column}]");
+                        assert_eq!(of(3), turned, "transposed D[{row}][{column}]");
                     }
                 }
             }
@@ -190,10 +190,42 @@ fn on_cuda_the_hostile_order_is_another() {
     let hostile = dump(&cuda.stream).unwrap();
     cuda.hostile(false);
     let names: Vec<String> = differences(&hostile, &plain).iter().map(|d| d.split(':').next().unwrap().to_string()).collect();
-    for name in ["mma wide", "mma crafted", "chain n=8", "wgmma n=8"] {
+    for name in ["mma wide", "mma crafted", "step wide", "chain n=8", "wgmma n=8"] {
         assert!(names.iter().any(|n| n == name), "{name} is not among {names:?}");
     }
-    assert!(names.iter().all(|n| n.contains("mma") || n.contains("chain")), "{names:?}");
+    assert!(names.iter().all(|n| n.contains("mma") || n.contains("chain") || n.contains("step")), "{names:?}");
+}
+
+/// A chain of fma is not what a permuted or split sum is; every question is asked of a device that has the instructions.
+#[test]
+fn on_cuda_every_question_has_an_answer() {
+    let Some(cuda) = emulator::cuda() else { return };
+    let records = dump(&cuda.stream).unwrap();
+    let answers = answers(&records);
+    for answer in &answers {
+        println!("{answer}");
+        assert!(answer.of > 0, "{answer}");
+    }
+    let yes = |part: &str| answers.iter().find(|a| a.question.contains(part)).map(|a| a.unequal == 0).unwrap();
+    for part in ["two steps of 8", "sign", "16", "roles", "zeros", "memory", "width", "registers", "+0", "mma.sync", "CPU"] {
+        assert!(yes(part), "{part}");
+    }
+    assert!(!yes("permuted"), "the twin's chain depends on its order");
+    let other = conformance_of(&records, "step permuted", |bits| bits[0] ^= 1);
+    let count = |records: &[Record]| answers_of(records, "permuted").unequal;
+    assert_ne!(count(&other), 0);
+    let lacking: Vec<Record> = records.into_iter().filter(|r| !r.name.starts_with("wgmma")).collect();
+    assert!(super::answers(&lacking).iter().all(|a| !a.question.contains("wgmma")), "no answer without its records");
+}
+
+fn answers_of(records: &[Record], part: &str) -> Answer {
+    super::answers(records).into_iter().find(|a| a.question.contains(part)).unwrap()
+}
+
+fn conformance_of(records: &[Record], name: &str, change: impl Fn(&mut Vec<u32>)) -> Vec<Record> {
+    let mut records = records.to_vec();
+    records.iter_mut().filter(|r| r.name == name).for_each(|r| change(&mut r.bits));
+    records
 }
 
 /// Every answer of hardware that is committed, held against the twins.

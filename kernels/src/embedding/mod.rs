@@ -21,7 +21,7 @@ mod reference;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use cases::cases;
+pub(crate) use cases::{cases, cases_in_bf16};
 
 pub(crate) const KERNELS: [Kernel; 2] =
     [kernel!("embedding_forward", "embedding.cu"), kernel!("embedding_backward", "embedding.cu")];

@@ -6,15 +6,17 @@
 //! dA, dB                                    as the room's, S and dS read from there
 //! ```
 //! Everything else as the room has it in bf16; S, dS, dA and dB are its own kernels. ld is [`weight::row`]. The library chooses its order by
-//! shape, stride and address, so a row's bits depend on its company.
+//! shape, stride and address, so a row's bits depend on its company. It takes a bias in bf16 only: [`bias`] rounds those of a group.
 //!
-//! order: repeatable, not the law. Without the library, and for a bias, which it would take in bf16 only, it is [`Error::Unsupported`].
+//! order: repeatable, not the law. Without the library, and for K or ΣN that are no multiples of 8, whose rows start at addresses that
+//! it does not take, it is [`Error::Unsupported`].
 
 use super::mma::{Group, Inputs};
 use super::{Part, apart, check, check_as};
 use crate::cuda::operand;
 use crate::weight;
-use runtime::{DType::Bf16, Error, Gemm, Gemmed, Ptr, Result, Stream, View, ensure};
+use half::bf16;
+use runtime::{Buffer, DType::Bf16, Error, Gemm, Gemmed, Ptr, Result, Stream, View, ensure};
 
 /// Elements from row to row of activations `n` wide beside which these parts have their strips.
 pub fn row(n: usize, parts: &[Part<'_>]) -> usize {
@@ -26,14 +28,39 @@ fn column(view: View<'_>, n: usize) -> Ptr {
     Ptr(view.ptr().0 + 2 * n as u64)
 }
 
-/// c [m, n] of a [m, k] and b, with the strides of rows of c, a and b.
-fn product(s: &Stream, room: &'static str, at: [Ptr; 3], size: [usize; 3], ld: [usize; 3], down: bool) -> Result<()> {
+/// The biases of a group `[ΣN]`, rounded, zeros where a part has none; None if no part has one. Made once, at loading: it waits.
+pub fn bias(s: &Stream, parts: &[Part<'_>]) -> Result<Option<Buffer<bf16>>> {
+    if parts.iter().all(|part| part.bias.is_none()) {
+        return Ok(None);
+    }
+    let mut all = Vec::new();
+    for part in parts {
+        let mut own = vec![0f32; part.weight.shape().0];
+        if let Some(bias) = part.bias {
+            check("linear::library::bias", "bias", bias, own.len())?;
+            bias.read(s, &mut own)?;
+        }
+        all.extend(own.iter().map(|v| bf16::from_f32(*v)));
+    }
+    s.upload(&all).map(Some)
+}
+
+/// c [m, n] of a [m, k] and b, with the strides of rows of c, a and b, and what is added to every row.
+fn product(
+    s: &Stream,
+    room: &'static str,
+    at: [Ptr; 3],
+    size: [usize; 3],
+    ld: [usize; 3],
+    down: bool,
+    bias: Option<Ptr>,
+) -> Result<()> {
     let words = |v: [usize; 3]| {
         ensure!(v.iter().all(|n| i32::try_from(*n).is_ok()), "{room}: sizes {v:?}, wanted at most {}", i32::MAX);
         Ok(v.map(|n| n as u32))
     };
     let [c, a, b] = at;
-    let gemm = Gemm { c, a, b, size: words(size)?, ld: words(ld)?, down, dtype: Bf16 };
+    let gemm = Gemm { c, a, b, size: words(size)?, ld: words(ld)?, down, dtype: Bf16, bias };
     // SAFETY: the caller checked that the matrices are covered.
     match unsafe { s.gemm(&gemm)? } {
         Gemmed::Done => Ok(()),
@@ -41,8 +68,8 @@ fn product(s: &Stream, room: &'static str, at: [Ptr; 3], size: [usize; 3], ld: [
     }
 }
 
-/// y [M, ΣN] = of x [M, ld(K, T)], whose strips are written.
-pub fn forward(s: &Stream, y: View<'_>, x: View<'_>, parts: &[Part<'_>]) -> Result<()> {
+/// y [M, ΣN] = of x [M, ld(K, T)], whose strips are written. `bias` [ΣN] bf16 is that of [`bias`], wanted where a part has one.
+pub fn forward(s: &Stream, y: View<'_>, x: View<'_>, parts: &[Part<'_>], bias: Option<View<'_>>) -> Result<()> {
     let room = "linear::library::forward";
     ensure!(!parts.is_empty(), "{room}: no parts");
     let g = Group::new(room, parts)?;
@@ -50,12 +77,15 @@ pub fn forward(s: &Stream, y: View<'_>, x: View<'_>, parts: &[Part<'_>]) -> Resu
     check_as(room, "y", y, Bf16, m * g.n)?;
     check_as(room, "x", x, Bf16, m * ld)?;
     apart(room, &[y, x], &[], parts)?;
-    if parts.iter().any(|part| part.bias.is_some()) {
-        return Err(Error::Unsupported { call: "linear::library with a bias", device: s.backend().name().to_string() });
+    let biased = parts.iter().any(|part| part.bias.is_some());
+    ensure!(biased == bias.is_some(), "{room}: bias: wanted that of library::bias exactly where a part has one");
+    if let Some(bias) = bias {
+        check_as(room, "bias", bias, Bf16, g.n)?;
+        apart(room, &[y, x], &[bias], &[])?;
     }
     let operand = operand(room, x, Bf16)?;
     g.project(s, runtime::Arg::Ptr(column(x, g.k)), operand, m, [ld, ld])?;
-    product(s, room, [y.ptr(), x.ptr(), g.data.ptr()], [m, g.n, g.k + g.tail], [g.n, ld, g.ld], false)
+    product(s, room, [y.ptr(), x.ptr(), g.data.ptr()], [m, g.n, g.k + g.tail], [g.n, ld, g.ld], false, bias.map(|b| b.ptr()))
 }
 
 /// dx [M, K] = of dy [M, ld(ΣN, T)], whose strips are written.
@@ -69,7 +99,7 @@ pub fn backward(s: &Stream, dx: View<'_>, dy: View<'_>, parts: &[Part<'_>]) -> R
     apart(room, &[dx, dy], &[], parts)?;
     let operand = operand(room, dy, Bf16)?;
     g.project_back(s, runtime::Arg::Ptr(column(dy, g.n)), operand, m, [ld, ld])?;
-    product(s, room, [dx.ptr(), dy.ptr(), g.data.ptr()], [m, g.k, g.n + g.tail], [g.k, ld, g.ld], true)
+    product(s, room, [dx.ptr(), dy.ptr(), g.data.ptr()], [m, g.k, g.n + g.tail], [g.k, ld, g.ld], true, None)
 }
 
 /// `da[p]` [R, K] += and `db[p]` [N, R] += of x and dy with their strips, one partial per example.

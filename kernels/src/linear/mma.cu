@@ -1,8 +1,23 @@
 // Linear modules in bf16 on the tensor cores. Every output is one f32 accumulator from +0 over steps of 16 of the reduction,
 // ascending, one mma each, whatever the tile: TILE_M x TILE_N outputs a block, WARP_M x WARP_N a warp, 32 of the reduction in each of
-// three stages. A step past the reduction's end is not made; a step that is half there has zeros.
+// three stages. A step past the reduction's end is not made; a step that is half there has zeros. The variant RAGGED takes rows that start
+// anywhere and any count of columns, element by element; its bits are the same.
 #define THREADS 256
 #define PARTS 4
+
+// Brings the first `count` of eight elements, zeros for the rest; `aligned` is an address that may be read. But for RAGGED all or none are
+// there, and rows start at 16 bytes.
+__device__ void bring(Chunk *to, const u16 *from, const u16 *aligned, u32 count) {
+#if RAGGED
+  (void)aligned;
+  for (u32 i = 0; i < 8; i++) to->at[i] = i < count ? from[i] : (u16)0;
+#else
+  copy(to, from, aligned, count > 0);
+#endif
+}
+
+// How many of eight elements from `at` are below `end`.
+__device__ u32 eight(u32 at, u32 end) { return at >= end ? 0 : end - at < 8 ? end - at : 8; }
 
 // What the columns of the output belong to: part p has those from column[p]. bias[p]: [N_p] or null. slot[p] .. slot[p+1]: its strip. Where
 // bit p of `halves` is set, columns come in eights, in turn the rounded value and what rounding lost.
@@ -46,16 +61,17 @@ template <bool DOWN> __device__ void load(Tiles &t, const Product &p, u32 row, u
   u32 body = (p.body + 15) / 16;
   for (u32 i = threadIdx.x; i < TILE_M * 4; i += THREADS) {
     u32 r = i / 4, c = i % 4, step = 2 * stage + c / 2, at = step * 16 + c % 2 * 8, late = p.from + at - body * 16;
-    bool own = step < body, there = row + r < p.m && step < steps && (!own || at < p.body);
+    bool own = step < body, there = row + r < p.m && step < steps;
     const u16 *from = own ? p.left + (u64)(row + r) * p.left_ld + at : p.tail + (u64)(row + r) * p.width + late;
-    copy(&t.left[buffer][place<4>(r, c)], from, p.left, there);
+    bring(&t.left[buffer][place<4>(r, c)], from, p.left, there ? own ? eight(at, p.body) : 8 : 0);
   }
   for (u32 i = threadIdx.x; i < TILE_N * 4; i += THREADS) {
     const u32 width = DOWN ? TILE_N / 8 : 4;
     u32 r = i / width, c = i % width, step = 2 * stage + (DOWN ? r / 16 : c / 2), at = step * 16 + (DOWN ? r % 16 : c % 2 * 8);
     u32 along = step < body ? at : p.body + p.from + at - body * 16, across = DOWN ? column + 8 * c : column + r;
-    bool there = across < p.n && step < steps && (step >= body || at < p.body);
-    copy(&t.right[buffer][place<width>(r, c)], p.right + (DOWN ? (u64)along * p.ld + across : (u64)across * p.ld + along), p.right, there);
+    bool own = step < body, there = across < p.n && step < steps;
+    u32 count = DOWN ? own && at >= p.body ? 0 : eight(across, p.n) : own ? eight(at, p.body) : 8;
+    bring(&t.right[buffer][place<width>(r, c)], p.right + (DOWN ? (u64)along * p.ld + across : (u64)across * p.ld + along), p.right, there ? count : 0);
   }
 }
 
@@ -90,6 +106,18 @@ UNROLL
     u32 c = column + right + 8 * j + lane % 4 * 2;
     if (c >= p.n) continue;
     u32 part = part_of(parts, c);
+#if RAGGED
+UNROLL
+    for (u32 e = 0; e < 4; e++) {
+      u32 r = row + down + lane / 4 + 8 * (e / 2), own = c + e % 2;
+      if (r >= p.m || own >= p.n) continue;
+      u32 q = part_of(parts, own), at = own - parts.column[q];
+      float value = parts.bias[q] ? acc[0][j][e] + parts.bias[q][at] : acc[0][j][e];
+      if ((parts.halves >> q & 1) && at / 8 % 2) value -= bf16_to_f32(f32_to_bf16(value));
+      p.out[(u64)r * p.out_ld + own] = f32_to_bf16(value);
+    }
+    continue;
+#endif
     const float *bias = parts.bias[part] ? parts.bias[part] + (c - parts.column[part]) : nullptr;
     bool lost = (parts.halves >> part & 1) && (c - parts.column[part]) / 8 % 2;
 UNROLL
@@ -162,13 +190,13 @@ extern "C" __launch_bounds__(THREADS) __global__ void linear_mma_outer(float *to
              u32 first = from + q * DEPTH;
              for (u32 i = threadIdx.x; i < DEPTH * 2; i += THREADS) {
                u32 r = i / 2, k = row + i % 2 * 8;
-               bool there = first + r < end && k < left.count;
-               copy(&rows.left[buffer][place<2>(r, i % 2)], left.at + (u64)(first + r) * left.stride + k, left.at, there);
+               u32 there = first + r < end ? eight(k, left.count) : 0;
+               bring(&rows.left[buffer][place<2>(r, i % 2)], left.at + (u64)(first + r) * left.stride + k, left.at, there);
              }
              for (u32 i = threadIdx.x; i < DEPTH * ACROSS / 8; i += THREADS) {
                u32 r = i / (ACROSS / 8), k = column + i % (ACROSS / 8) * 8;
-               bool there = first + r < end && k < right.count;
-               copy(&rows.right[buffer][place<ACROSS / 8>(r, i % (ACROSS / 8))], right.at + (u64)(first + r) * right.stride + k, right.at, there);
+               u32 there = first + r < end ? eight(k, right.count) : 0;
+               bring(&rows.right[buffer][place<ACROSS / 8>(r, i % (ACROSS / 8))], right.at + (u64)(first + r) * right.stride + k, right.at, there);
              }
            },
            [&](u32 q, u32 buffer) {

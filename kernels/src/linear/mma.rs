@@ -27,10 +27,23 @@ fn variant([m, n, warp_m, warp_n]: Tile) -> Defines {
     Defines(name.zip([m, n, warp_m, warp_n].map(|v| v as i64)).collect())
 }
 
+/// The variant for rows that start anywhere: one tile, which loads and stores element by element.
+fn ragged() -> Defines {
+    let mut defines = variant(FLAT);
+    defines.0.push(("RAGGED", 1));
+    defines
+}
+
+/// Whether all of these are multiples of 8 elements: then every row starts at 16 bytes.
+fn eights(sizes: &[usize]) -> bool {
+    sizes.iter().all(|n| n.is_multiple_of(8))
+}
+
 /// Every kernel and variant.
 pub(crate) fn variants() -> impl Iterator<Item = (Kernel, Defines)> {
     let products = PRODUCTS.into_iter().flat_map(|k| [WIDE, FLAT, NARROW].map(|tile| (k, variant(tile))));
-    products.chain(OUTER.map(|k| (k, variant(FLAT))))
+    let odd = [PRODUCTS[0], PRODUCTS[1], OUTER[0]].map(|k| (k, ragged()));
+    products.chain(OUTER.map(|k| (k, variant(FLAT)))).chain(odd)
 }
 
 fn tile(rows: usize, columns: usize) -> Tile {
@@ -56,6 +69,8 @@ pub(super) struct Group<'a> {
     slots: Vec<usize>,
     bias: Vec<Ptr>,
     ranks: Vec<(usize, f32)>,
+    /// K and every part's outputs are multiples of 8.
+    aligned: bool,
 }
 
 impl<'a> Group<'a> {
@@ -69,16 +84,16 @@ impl<'a> Group<'a> {
             let w = part.weight.rows(room)?;
             let same = w.group.ptr() == data.ptr() && w.first == columns[i] && w.k == k && w.tail == tail;
             ensure!(same, "{room}: part {i}: wanted row {} of one group, got row {}", columns[i], w.first);
-            ensure!(w.n.is_multiple_of(8) && k.is_multiple_of(8), "{room}: part {i}: [{}, {k}], wanted multiples of 8", w.n);
             columns.push(columns[i] + w.n);
             slots.push(slots[i] + part.lora.map_or(0, |l| strip(l.rank)));
         }
         let (n, used) = (columns[parts.len()], slots[parts.len()]);
         ensure!(data.len() == (n + tail) * ld, "{room}: {n} outputs of a group of {} rows", data.len() / ld - tail);
         ensure!(used == 0 || used == tail, "{room}: weight: strips of {tail} columns, the adapter wants {used}");
+        let aligned = eights(&columns) && k.is_multiple_of(8);
         let bias = parts.iter().map(|p| p.bias.map_or(Ptr(0), |b| b.ptr())).collect();
         let ranks = parts.iter().map(|p| p.lora.map_or((0, 0.0), |l| (l.rank, l.scale))).collect();
-        Ok(Group { data, k, n, tail: used, ld, columns, slots, bias, ranks })
+        Ok(Group { data, k, n, tail: used, ld, columns, slots, bias, ranks, aligned })
     }
 
     /// S [M, T] of x [M, K], rows `ld` apart: a product with the rows under the weights.
@@ -87,7 +102,7 @@ impl<'a> Group<'a> {
             return Ok(());
         }
         let sizes = [m, self.tail, self.k, self.ld, 0];
-        product(s, &PRODUCTS[0], [to, x, self.at(self.n, 0), x], &self.parts(true), sizes, ld)
+        product(s, &PRODUCTS[0], [to, x, self.at(self.n, 0), x], (&self.parts(true), self.aligned), sizes, ld)
     }
 
     /// dS [M, T] of dy [M, ΣN]: a product with the columns beside the weights, where other parts' rows hold zeros.
@@ -96,7 +111,7 @@ impl<'a> Group<'a> {
             return Ok(());
         }
         let sizes = [m, self.tail, self.n, self.ld, 0];
-        product(s, &PRODUCTS[1], [to, dy, self.at(0, self.k), dy], &self.parts(true), sizes, ld)
+        product(s, &PRODUCTS[1], [to, dy, self.at(0, self.k), dy], (&self.parts(true), self.aligned), sizes, ld)
     }
 
     /// The address of element (row, column) of the matrix.
@@ -125,19 +140,20 @@ impl<'a> Group<'a> {
     }
 }
 
-/// One product over `[m, columns]` outputs; `args` are out, left, right and tail; `ld` is the weight's.
+/// One product over `[m, columns]` outputs; `args` are out, left, right and tail; `ld` is the weight's. `aligned`: see [`Group`].
 fn product(
     s: &Stream,
     kernel: &Kernel,
     args: [Arg<'_>; 4],
-    parts: &[u8],
+    (parts, aligned): (&[u8], bool),
     [m, columns, body, ld, tail]: [usize; 5],
     [out_ld, left_ld]: [usize; 2],
 ) -> Result<()> {
-    let chosen = tile(m, columns);
+    let chosen = if aligned { tile(m, columns) } else { FLAT };
+    let defines = if aligned { variant(chosen) } else { ragged() };
     let (x, y) = (m.div_ceil(chosen[0]), columns.div_ceil(chosen[1]));
     ensure!(x <= i32::MAX as usize && y <= 65535, "linear: a grid of {x} by {y} blocks, wanted at most {} by 65535", i32::MAX);
-    let launch = Launch { grid: [x as u32, y as u32, 1], block: BLOCK, defines: variant(chosen), ..Launch::default() };
+    let launch = Launch { grid: [x as u32, y as u32, 1], block: BLOCK, defines, ..Launch::default() };
     let room = "linear";
     let sizes = [m, columns, body, ld, tail, out_ld, left_ld].map(|n| size(room, n));
     let sizes = sizes.into_iter().collect::<Result<Vec<_>>>()?;
@@ -152,7 +168,7 @@ pub(super) fn forward(s: &Stream, y: View<'_>, lora_s: View<'_>, x: View<'_>, pa
     let m = x.len() / g.k;
     let [y, to_s, x] = [operand(room, y, Bf16)?, operand(room, lora_s, Bf16)?, operand(room, x, Bf16)?];
     g.project(s, to_s, x, m, [g.tail, g.k])?;
-    product(s, &PRODUCTS[0], [y, x, g.at(0, 0), to_s], &g.parts(false), [m, g.n, g.k, g.ld, g.tail], [g.n, g.k])
+    product(s, &PRODUCTS[0], [y, x, g.at(0, 0), to_s], (&g.parts(false), g.aligned), [m, g.n, g.k, g.ld, g.tail], [g.n, g.k])
 }
 
 /// dx [M, K] = (or nothing if the view is empty) and dS [M, T] = of dy [M, ΣN].
@@ -167,7 +183,14 @@ pub(super) fn backward(s: &Stream, dx: View<'_>, ds: View<'_>, dy: View<'_>, par
     }
     let whole = Group { columns: vec![0, g.k], slots: vec![0, g.tail], bias: vec![Ptr(0)], ranks: vec![(0, 0.0)], ..g };
     let args = [operand(room, dx, Bf16)?, dy, whole.at(0, 0), to_s];
-    product(s, &PRODUCTS[1], args, &whole.parts(false), [m, whole.k, whole.n, whole.ld, whole.tail], [whole.k, whole.n])
+    product(
+        s,
+        &PRODUCTS[1],
+        args,
+        (&whole.parts(false), whole.aligned),
+        [m, whole.k, whole.n, whole.ld, whole.tail],
+        [whole.k, whole.n],
+    )
 }
 
 /// Columns of bf16 rows: the first, the stride, how many.
@@ -191,7 +214,9 @@ fn outer(
     let sizes = [size(room, examples.len() / 2)?, size(room, m)?, size(room, rank)?, size(room, down)?, size(room, across)?];
     let (x, y) = (columns[0].3.div_ceil(STEP), columns[1].3.div_ceil(ACROSS));
     ensure!(x <= i32::MAX as usize && y <= 65535, "{room}: a grid of {x} by {y} blocks, wanted at most {} by 65535", i32::MAX);
-    let launch = Launch { grid: [x as u32, y as u32, 1], block: BLOCK, defines: variant(FLAT), ..Launch::default() };
+    let aligned = columns.iter().all(|(_, first, stride, count)| eights(&[*first, *stride, *count]));
+    let defines = if aligned { variant(FLAT) } else { ragged() };
+    let launch = Launch { grid: [x as u32, y as u32, 1], block: BLOCK, defines, ..Launch::default() };
     let args = [&views[..], &sizes, &[Arg::U32(halves.into()), Arg::Bits(scale)]].concat();
     // SAFETY: the kernel's arguments; the caller checked what they cover, and the kernel cuts spans at the rows there are.
     unsafe { s.launch(&OUTER[0], &launch, &args) }
@@ -256,8 +281,6 @@ pub(super) fn backward_weight(
     let (room, width) = ("linear::backward_weight", n.iter().sum::<usize>());
     let m = dy.len() / width;
     let (k, rows) = (x.len() / m, (examples, m));
-    let eights = k.is_multiple_of(8) && n.iter().all(|n| n.is_multiple_of(8));
-    ensure!(eights, "{room}: {n:?} outputs of {k} inputs, wanted multiples of 8");
     let mut first = 0;
     for (i, &n) in n.iter().enumerate() {
         let columns = [(dy, first, width, n), (x, 0, k, k)];

@@ -20,7 +20,8 @@
 //!
 //! On CUDA in f32 a thread owns whole chains: the CPU's bits. Spans of `examples` are cut at M there; the CPU refuses them.
 //!
-//! On CUDA x, y, dx, dy and the weights may all be bf16 (K and every N multiples of 8, the parts a whole augmented group in order). Then S and
+//! On CUDA x, y, dx, dy and the weights may all be bf16 (the parts a whole augmented group in order; where K or an N is no multiple of 8, a
+//! slower variant with the same bits). Then S and
 //! dS are bf16 [M, T] in the strips of `weight.rs`, A and B are read from the weight's strips, whose copies [`crate::adamw::Strips`] writes, and
 //! one k16 step of mma.sync stands for 16 fma, ascending over K, then over the strip of the part (dx: over ΣN, then T; dA, dB, dW: over an
 //! example's rows from its first). A step that the reduction ends in is filled with zeros. S_hi + S_lo carry S; dA and dB chain the two
@@ -28,6 +29,7 @@
 //!
 //! order: law (A1, A6, A7); work is split over outputs, never over a reduction. [`library`] goes through the vendor's products and is not.
 
+mod cases;
 mod cpu;
 mod cuda;
 pub(crate) mod gradient;
@@ -43,6 +45,7 @@ pub(crate) mod tests;
 pub(crate) mod tile;
 
 use crate::weight::{Layout, Weight, strip};
+pub(crate) use cases::{cases, cases_by_library, cases_in_bf16};
 pub(crate) use cuda::KERNELS;
 use parts::Group;
 use product::Out;

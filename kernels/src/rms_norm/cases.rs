@@ -1,23 +1,47 @@
 //! The room's cases for [`crate::selftest`].
 
 use super::{apply, backward, backward_weight, forward};
-use crate::selftest::inputs::{Kind, normal, rows as batch};
-use crate::selftest::{Case, Operand};
+use crate::selftest::inputs::{Kind, normal, rounded, rows as batch};
+use crate::selftest::{Case, Operand, in_bf16};
+use runtime::{DType::F32, Result, Stream, View};
 
 const EPS: f32 = 1e-5;
 const WIDTHS: [usize; 5] = [1, 45, 288, 1000, 2049];
 
 /// Forward with and without a residual, apply, backward with and without what is added, the weight's gradient.
 pub fn cases(rows: &[usize], seed: u64) -> Vec<Case> {
-    rows.iter().enumerate().flat_map(|(i, &n)| shape(Kind::nth(i), seed + 8 * i as u64, n, WIDTHS[i % WIDTHS.len()])).collect()
+    of(rows, seed, |s, v| forward(s, v[0], v[1], v[2], v[3], Some(v[4]), v[5], EPS, 1.0))
 }
 
-fn shape(kind: Kind, seed: u64, n: usize, c: usize) -> Vec<Case> {
+/// The same in bf16.
+pub fn cases_in_bf16(rows: &[usize], seed: u64) -> Vec<Case> {
+    in_bf16(of(rows, seed, |s, v| {
+        forward(s, v[0], v[1], v[2], v[3], Some(v[4]), v[5], EPS, 1.0)?;
+        if s.host().is_none() {
+            return Ok(());
+        }
+        // What is normed is what was stored of the sum.
+        let mut sum = vec![0f32; v[2].len()];
+        v[2].read(s, &mut sum)?;
+        v[2].write(s, &rounded(&sum))?;
+        forward(s, v[0], v[1], View::none(F32), v[2], None, v[5], EPS, 1.0)
+    }))
+}
+
+/// Forward with a residual.
+type Residual = fn(&Stream, &[View<'_>]) -> Result<()>;
+
+fn of(rows: &[usize], seed: u64, residual: Residual) -> Vec<Case> {
+    let one = |(i, &n): (usize, &usize)| shape(Kind::nth(i), seed + 8 * i as u64, n, WIDTHS[i % WIDTHS.len()], residual);
+    rows.iter().enumerate().flat_map(one).collect()
+}
+
+fn shape(kind: Kind, seed: u64, n: usize, c: usize, with_residual: Residual) -> Vec<Case> {
     let (x, delta, dy) = (batch(kind, seed, n, c), batch(kind, seed + 1, n, c), batch(kind, seed + 2, n, c));
     let w = Operand::input("w", &normal(seed + 3, c));
     let rstd: Vec<f32> = normal(seed + 4, n).iter().map(|v| v * v + 0.1).collect();
-    let input = |name, values: &[f32]| Operand::input(name, values).per_row(c);
-    let output = |name| Operand::output::<f32>(name, n * c).per_row(c);
+    let input = |name, values: &[f32]| Operand::input(name, values).per_row(c).acts();
+    let output = |name| Operand::output::<f32>(name, n * c).per_row(c).acts();
     let rstd_out = || Operand::output::<f32>("rstd", n).per_row(1);
     let rstd = Operand::input("rstd", &rstd).per_row(1);
     let named = |what: &str| format!("rms_norm::{what} {n}x{c} {kind:?}");
@@ -29,12 +53,9 @@ fn shape(kind: Kind, seed: u64, n: usize, c: usize) -> Vec<Case> {
     let plain = back[..5].to_vec();
     let weight = vec![Operand::both("dw", &normal(seed + 5, c)), input("dy", &dy), input("x", &x), rstd, ends];
     vec![
-        Case::new(named("forward + residual"), residual, |s, v| forward(s, v[0], v[1], v[2], v[3], Some(v[4]), v[5], EPS, 1.0))
+        Case::new(named("forward + residual"), residual, with_residual).cut(n),
+        Case::new(named("forward"), norm, |s, v| forward(s, v[0], v[1], View::none(v[2].dtype()), v[2], None, v[3], EPS, 0.0))
             .cut(n),
-        Case::new(named("forward"), norm, |s, v| {
-            forward(s, v[0], v[1], runtime::View::none(runtime::DType::F32), v[2], None, v[3], EPS, 0.0)
-        })
-        .cut(n),
         Case::new(named("apply"), again, |s, v| apply(s, v[0], v[1], v[2], v[3], 1.0)).cut(n),
         Case::new(named("backward + add"), back, |s, v| backward(s, v[0], v[1], v[2], v[3], v[4], Some(v[5]), 1.0)).cut(n),
         Case::new(named("backward"), plain, |s, v| backward(s, v[0], v[1], v[2], v[3], v[4], None, 0.0)).cut(n),

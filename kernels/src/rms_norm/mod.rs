@@ -25,7 +25,7 @@ mod reference;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use cases::cases;
+pub(crate) use cases::{cases, cases_in_bf16};
 
 pub(crate) const KERNELS: [Kernel; 4] = [
     kernel!("rms_norm_forward", "rms_norm.cu"),

@@ -1,5 +1,6 @@
 //! A case: operands by role, one call, and what the outputs are compared with.
 
+use half::bf16;
 use runtime::{DType, Element, Result, Stream, View};
 use std::ops::Range;
 
@@ -23,11 +24,23 @@ pub struct Operand {
     pub(super) bytes: Vec<u8>,
     /// Elements of one row; None if cuts leave it whole.
     pub(super) width: Option<usize>,
+    /// Activations, which a device may store in bf16.
+    acts: bool,
+    /// Its own limit; None for the case's.
+    pub(super) limit: Option<Limit>,
 }
 
 impl Operand {
     fn new<T: Element>(name: &'static str, role: Role, values: &[T]) -> Operand {
-        Operand { name, role, dtype: T::DTYPE, bytes: bytemuck::cast_slice(values).to_vec(), width: None }
+        Operand {
+            name,
+            role,
+            dtype: T::DTYPE,
+            bytes: bytemuck::cast_slice(values).to_vec(),
+            width: None,
+            acts: false,
+            limit: None,
+        }
     }
 
     /// Read only.
@@ -48,6 +61,36 @@ impl Operand {
     /// Has that many elements for each row of the batch.
     pub fn per_row(self, width: usize) -> Operand {
         Operand { width: Some(width), ..self }
+    }
+
+    /// Activations: f32 here, rounded to bf16 in a case of that storage ([`Case::in_bf16`]).
+    pub fn acts(self) -> Operand {
+        Operand { acts: true, ..self }
+    }
+
+    /// Another limit than the case's.
+    pub fn within(self, limit: Limit) -> Operand {
+        Operand { limit: Some(limit), ..self }
+    }
+
+    /// Stored in bf16 if it is an activation.
+    fn narrowed(self) -> Operand {
+        if !self.acts {
+            return self;
+        }
+        let narrow = |b: &[u8]| bf16::from_f32(bytemuck::pod_read_unaligned(b)).to_bits();
+        let bits: Vec<u16> = self.bytes.chunks_exact(4).map(narrow).collect();
+        Operand { dtype: DType::Bf16, bytes: bytemuck::cast_slice(&bits).to_vec(), ..self }
+    }
+
+    /// As the CPU takes it: f32 of the same values.
+    pub(super) fn widened(&self) -> Operand {
+        if self.dtype != DType::Bf16 {
+            return self.clone();
+        }
+        let widen = |b: &[u8]| bf16::from_bits(bytemuck::pod_read_unaligned(b)).to_f32();
+        let values: Vec<f32> = self.bytes.chunks_exact(2).map(widen).collect();
+        Operand { dtype: DType::F32, bytes: bytemuck::cast_slice(&values).to_vec(), ..self.clone() }
     }
 
     /// Whether the call writes it.
@@ -81,7 +124,7 @@ pub enum Limit {
 /// What outputs are compared with.
 #[derive(Clone, Debug)]
 pub enum Truth {
-    /// The same call on the portable CPU.
+    /// The same call on the portable CPU, of the same values in f32; its bits are rounded once where the device stores bf16.
     Cpu,
     /// These values, for each written operand in order.
     Values(Vec<Vec<f64>>),
@@ -110,6 +153,11 @@ impl Case {
     /// The operands have that many rows, and a row's result is its own.
     pub fn cut(self, rows: usize) -> Case {
         Case { rows, ..self }
+    }
+
+    /// The same case with its activations in bf16.
+    pub fn in_bf16(self) -> Case {
+        Case { name: format!("{} bf16", self.name), operands: self.operands.into_iter().map(Operand::narrowed).collect(), ..self }
     }
 
     /// Another limit than the bits.

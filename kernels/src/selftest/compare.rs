@@ -4,12 +4,12 @@ use super::case::{Limit, Operand};
 use half::{bf16, f16};
 use runtime::{DType, Element};
 
-/// What outputs should be.
+/// What an output should be.
 pub enum Wanted {
     /// These bytes.
-    Bytes(Vec<Vec<u8>>),
+    Bytes(Vec<u8>),
     /// These numbers.
-    Values(Vec<Vec<f64>>),
+    Values(Vec<f64>),
 }
 
 fn typed<T: Element>(bytes: &[u8], widen: impl Fn(T) -> f64) -> Vec<f64> {
@@ -17,7 +17,7 @@ fn typed<T: Element>(bytes: &[u8], widen: impl Fn(T) -> f64) -> Vec<f64> {
 }
 
 /// Elements as f64, exactly.
-fn widened(operand: &Operand, bytes: &[u8]) -> Vec<f64> {
+pub fn widened(operand: &Operand, bytes: &[u8]) -> Vec<f64> {
     match operand.dtype {
         DType::F32 => typed::<f32>(bytes, f64::from),
         DType::Bf16 => typed::<bf16>(bytes, f64::from),
@@ -37,24 +37,34 @@ pub fn bits(operands: &[&Operand], got: &[Vec<u8>], wanted: &[Vec<u8>]) -> Optio
     operands.iter().zip(got.iter().zip(wanted)).find_map(first)
 }
 
-/// The largest share of the limit that an output uses, or the first output beyond it, in words.
-pub fn outputs(operands: &[&Operand], got: &[Vec<u8>], wanted: &Wanted, limit: Limit) -> Result<f64, String> {
-    let (tensor, row) = match (limit, wanted) {
-        (Limit::Bits, Wanted::Bytes(wanted)) => return bits(operands, got, wanted).map_or(Ok(0.0), Err),
-        (Limit::Bits, Wanted::Values(_)) => (0.0, 0.0),
-        (Limit::Norm { tensor, row }, _) => (tensor, row),
-    };
+/// f32 bytes as the operand stores them.
+pub fn narrowed(operand: &Operand, bytes: Vec<u8>) -> Vec<u8> {
+    match operand.dtype {
+        DType::Bf16 => typed::<f32>(&bytes, f64::from).iter().flat_map(|v| bf16::from_f32(*v as f32).to_ne_bytes()).collect(),
+        _ => bytes,
+    }
+}
+
+/// The largest share of a limit that an output uses, or the first output beyond its own, in words.
+pub fn outputs(operands: &[&Operand], got: &[Vec<u8>], wanted: &[Wanted], limit: Limit) -> Result<f64, String> {
     let mut share = 0f64;
-    for (i, operand) in operands.iter().enumerate() {
-        let wanted = match wanted {
-            Wanted::Bytes(wanted) => widened(operand, &wanted[i]),
-            Wanted::Values(wanted) => wanted[i].clone(),
+    for ((operand, bytes), wanted) in operands.iter().zip(got).zip(wanted) {
+        let (values, [tensor, row]) = match (operand.limit.unwrap_or(limit), wanted) {
+            (Limit::Bits, Wanted::Bytes(wanted)) => {
+                match bits(&[operand], std::slice::from_ref(bytes), std::slice::from_ref(wanted)) {
+                    Some(text) => return Err(text),
+                    None => continue,
+                }
+            }
+            (Limit::Bits, Wanted::Values(values)) => (values.clone(), [0.0; 2]),
+            (Limit::Norm { tensor, row }, Wanted::Values(values)) => (values.clone(), [tensor, row]),
+            (Limit::Norm { tensor, row }, Wanted::Bytes(wanted)) => (widened(operand, wanted), [tensor, row]),
         };
-        let got = widened(operand, &got[i]);
+        let got = widened(operand, bytes);
         let width = operand.width.unwrap_or(got.len()).max(1);
-        let rows = got.chunks(width).zip(wanted.chunks(width)).map(|(got, wanted)| deviation(got, wanted));
-        for (what, error, limit) in [("tensor", deviation(&got, &wanted), tensor), ("worst row", rows.fold(0.0, f64::max), row)] {
-            if error > limit || got.len() != wanted.len() {
+        let rows = got.chunks(width).zip(values.chunks(width)).map(|(got, wanted)| deviation(got, wanted));
+        for (what, error, limit) in [("tensor", deviation(&got, &values), tensor), ("worst row", rows.fold(0.0, f64::max), row)] {
+            if error > limit || got.len() != values.len() {
                 return Err(format!("{}: {what} deviates by {error:.2e}, limit {limit:.0e}", operand.name));
             }
             share = share.max(if error > 0.0 { error / limit } else { 0.0 });

@@ -1,6 +1,6 @@
 //! One case on one device: operands between bands in one allocation, the call, and everything read back.
 
-use super::case::{Case, Operand, Role, Truth};
+use super::case::{Case, Limit, Operand, Role, Truth};
 use super::{Row, compare};
 use runtime::{Arena, Plan, Region, Result, Stream};
 use std::ops::Range;
@@ -57,7 +57,12 @@ struct Written {
 }
 
 fn call(case: &Case, s: &Stream, cut: Option<&Range<usize>>, poison: u8) -> Result<Written> {
-    let placed = Placed::new(&case.operands, cut, poison);
+    place(case, &case.operands, s, cut, poison)
+}
+
+/// The case's call on these operands.
+fn place(case: &Case, operands: &[Operand], s: &Stream, cut: Option<&Range<usize>>, poison: u8) -> Result<Written> {
+    let placed = Placed::new(operands, cut, poison);
     let arena = Arena::new(s, 4 * placed.words.len())?;
     arena.flat().write(s, bytemuck::cast_slice::<u32, f32>(&placed.words))?;
     let views: Vec<_> = placed.regions.iter().map(|region| arena.view(*region)).collect::<Result<_>>()?;
@@ -65,7 +70,7 @@ fn call(case: &Case, s: &Stream, cut: Option<&Range<usize>>, poison: u8) -> Resu
     let mut after = vec![0f32; placed.words.len()];
     arena.flat().read(s, &mut after)?;
     let (before, after) = (bytemuck::cast_slice::<u32, u8>(&placed.words), bytemuck::cast_slice::<f32, u8>(&after));
-    let places = || case.operands.iter().zip(&placed.regions);
+    let places = || operands.iter().zip(&placed.regions);
     let written = places().filter(|(o, _)| o.is_written());
     let mut outputs = Vec::new();
     let mut rest = after.to_vec();
@@ -92,6 +97,18 @@ fn cuts(n: usize) -> Vec<Range<usize>> {
     all.into_iter().filter(|cut| cut.end <= n && !cut.is_empty() && cut.len() < n).collect()
 }
 
+/// What the portable CPU makes of the same values in f32: rounded once where bits are compared, as it is where norms are.
+fn truth(case: &Case, portable: &Stream) -> Result<Vec<compare::Wanted>> {
+    let operands: Vec<Operand> = case.operands.iter().map(Operand::widened).collect();
+    let outputs = place(case, &operands, portable, None, POISON[0])?.outputs;
+    let stored = case.operands.iter().zip(&operands).filter(|(o, _)| o.is_written());
+    let one = |((operand, wide), bytes): ((&Operand, &Operand), Vec<u8>)| match operand.limit.unwrap_or(case.limit) {
+        Limit::Bits => compare::Wanted::Bytes(compare::narrowed(operand, bytes)),
+        Limit::Norm { .. } => compare::Wanted::Values(compare::widened(wide, &bytes)),
+    };
+    Ok(stored.zip(outputs).map(one).collect())
+}
+
 /// Checks everything of one case and counts it in the row.
 pub fn check(case: &Case, s: &Stream, portable: &Stream, repeats: usize, row: &mut Row) -> Result<()> {
     let whole = call(case, s, None, POISON[0])?;
@@ -102,8 +119,8 @@ pub fn check(case: &Case, s: &Stream, portable: &Stream, repeats: usize, row: &m
     }
     let written: Vec<&Operand> = case.operands.iter().filter(|o| o.is_written()).collect();
     let truth = match &case.truth {
-        Truth::Cpu => compare::Wanted::Bytes(call(case, portable, None, POISON[0])?.outputs),
-        Truth::Values(values) => compare::Wanted::Values(values.clone()),
+        Truth::Cpu => truth(case, portable)?,
+        Truth::Values(values) => values.iter().cloned().map(compare::Wanted::Values).collect(),
     };
     match compare::outputs(&written, &whole.outputs, &truth, case.limit) {
         Ok(share) => (row.shapes, row.worst) = (row.shapes + 1, row.worst.max(share)),

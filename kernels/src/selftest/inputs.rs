@@ -35,6 +35,11 @@ fn gaussians(seed: u64, i: usize) -> [f64; 2] {
     [pair(x[0], x[1]), pair(x[2], x[3])]
 }
 
+/// Rounded to bf16.
+pub fn rounded(x: &[f32]) -> Vec<f32> {
+    x.iter().map(|v| half::bf16::from_f32(*v).to_f32()).collect()
+}
+
 /// Integers below `limit`.
 pub fn below(seed: u64, n: usize, limit: u32) -> Vec<u32> {
     (0..n).map(|i| philox(key(seed, Tag::Shuffle), [i as u32, 0, 0, 0])[0] % limit).collect()

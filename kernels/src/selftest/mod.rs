@@ -2,7 +2,7 @@
 //!
 //! A room registers cases ([`Room::cases`]): operands on the host and one call of the room. The frame does the rest, the same for all:
 //!
-//! - **shapes**: the outputs are those of the portable CPU, bit for bit or within the case's limit, or those of an f64 truth;
+//! - **shapes**: the outputs are those of the portable CPU, bit for bit (in bf16: rounded once) or within a limit, or those of an f64 truth;
 //! - **law**: the same call on a cut of the rows writes the bits that the whole wrote for them; a room that claims no more than
 //!   repeatability says so instead;
 //! - **repeat**: the call again writes the same bits, as often as [`Effort::repeats`];
@@ -18,28 +18,51 @@ mod tests;
 
 pub use case::{Case, Limit, Operand, Truth};
 
+use runtime::DType::{self, Bf16, F32};
 use runtime::{Error, Isa, Result, Stream};
 use std::fmt;
 
-/// A room with its cases.
+/// A room with its cases, in one storage and one way.
 #[derive(Clone, Copy)]
 pub struct Room {
-    /// As its folder.
+    /// As its folder, then `/bf16` for activations in bf16 or another way through it.
     pub name: &'static str,
     /// Whether it claims the law on every device; otherwise repeatability.
     pub law: bool,
+    /// Storage of activations. The CPU has f32 only.
+    pub stored: DType,
     /// Cases for batches of so many rows, of inputs that the seed decides.
-    pub cases: fn(rows: &[usize], seed: u64) -> Vec<Case>,
+    pub cases: Cases,
 }
 
-/// Every room that is registered. A new room is one line here.
-pub const ROOMS: [Room; 5] = [
-    Room { name: "rms_norm", law: true, cases: crate::rms_norm::cases },
-    Room { name: "rope", law: true, cases: crate::rope::cases },
-    Room { name: "swiglu", law: true, cases: crate::swiglu::cases },
-    Room { name: "embedding", law: true, cases: crate::embedding::cases },
-    Room { name: "adamw", law: true, cases: crate::adamw::cases },
+/// Makes a room's cases.
+pub type Cases = fn(rows: &[usize], seed: u64) -> Vec<Case>;
+
+const fn room(name: &'static str, stored: DType, law: bool, cases: Cases) -> Room {
+    Room { name, law, stored, cases }
+}
+
+/// Every room that is registered, a line for each storage and way. A kernel that [`crate::cuda::kernels`] lists and that no case here
+/// launches fails the tests.
+pub const ROOMS: [Room; 12] = [
+    room("rms_norm", F32, true, crate::rms_norm::cases),
+    room("rms_norm/bf16", Bf16, true, crate::rms_norm::cases_in_bf16),
+    room("rope", F32, true, crate::rope::cases),
+    room("rope/bf16", Bf16, true, |rows, seed| in_bf16(crate::rope::cases(rows, seed))),
+    room("swiglu", F32, true, crate::swiglu::cases),
+    room("swiglu/bf16", Bf16, true, |rows, seed| in_bf16(crate::swiglu::cases(rows, seed))),
+    room("embedding", F32, true, crate::embedding::cases),
+    room("embedding/bf16", Bf16, true, crate::embedding::cases_in_bf16),
+    room("adamw", F32, true, crate::adamw::cases),
+    room("linear", F32, true, crate::linear::cases),
+    room("linear/bf16", Bf16, true, crate::linear::cases_in_bf16),
+    room("linear/library", Bf16, false, crate::linear::cases_by_library),
 ];
+
+/// The same cases with activations in bf16, whose bits are the CPU's rounded once.
+pub(crate) fn in_bf16(cases: Vec<Case>) -> Vec<Case> {
+    cases.into_iter().map(Case::in_bf16).collect()
+}
 
 /// How much is tried.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -54,7 +77,7 @@ impl Effort {
     /// For hardware: rows around every tile's edges, and many.
     pub const FULL: Effort = Effort { rows: &[1, 2, 7, 8, 15, 16, 17, 63, 64, 65, 127, 128, 129, 257, 1000, 4097], repeats: 20 };
     /// For an emulated device, which is slow.
-    pub const EMULATED: Effort = Effort { rows: &[1, 7, 17, 33], repeats: 20 };
+    pub const EMULATED: Effort = Effort { rows: &[1, 7, 17, 19, 33], repeats: 20 };
 
     /// What suits the device.
     pub fn of(s: &Stream) -> Effort {
@@ -138,6 +161,10 @@ pub fn run(room: &Room, s: &Stream, effort: Effort, seed: u64) -> Result<Row> {
     };
     let portable = Stream::cpu(1, Isa::portable());
     for case in (room.cases)(effort.rows, seed) {
+        if room.stored != F32 && s.host().is_some() {
+            row.absent += 1;
+            continue;
+        }
         match frame::check(&case, s, &portable, effort.repeats, &mut row) {
             Err(Error::Unsupported { .. }) => row.absent += 1,
             other => other?,

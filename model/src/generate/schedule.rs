@@ -50,21 +50,32 @@ impl<'a> Schedule<'a> {
     /// Draws everything; holds no page afterwards, whatever the outcome.
     pub fn run(mut self, requests: usize, watch: &mut Watch<'_>) -> Result<Vec<Finished>> {
         let outcome = self.draw(requests, watch);
+        self.end();
+        outcome
+    }
+
+    /// Gives every page back.
+    pub fn end(mut self) {
         self.run.abandon(self.kv);
         self.kv.release_prefilled();
         self.forget_last();
         self.waiting.drain(..).for_each(|sequence| self.kv.release(sequence.path));
-        outcome
+    }
+
+    /// Prefills and starts what waits, as far as there is room.
+    pub fn admit(&mut self) -> Result<()> {
+        while let Some(wave) = wave::next(self)? {
+            self.prefill(wave)?;
+        }
+        self.let_go();
+        Ok(())
     }
 
     fn draw(&mut self, requests: usize, watch: &mut Watch<'_>) -> Result<Vec<Finished>> {
         let mut out: Vec<Finished> = vec![Finished::default(); requests];
         let mut done = Progress::default();
         while done.finished < requests {
-            while let Some(wave) = wave::next(self)? {
-                self.prefill(wave)?;
-            }
-            self.let_go();
+            self.admit()?;
             self.make_room();
             self.model.decode(self.s, self.kv, &mut self.run, STEPS)?;
             let new = self.model.collect(self.s, &mut self.run)?;

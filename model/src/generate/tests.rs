@@ -98,3 +98,68 @@ fn the_newest_waits_again_and_goes_on() {
     assert!(out.iter().all(|f| f.ids.len() == 100));
     assert_eq!(kv.free_pages(), 5);
 }
+
+/// Streamed completions of prompts that go on from each other, with what is held of the last one or without.
+fn streamed(prompts: &[Vec<u32>], holds: bool) -> (Vec<Finished>, usize) {
+    let s = stream();
+    let model = tiny(&s);
+    let mut kv = KvCache::new(&s, &model, LIMITS, false, None).unwrap();
+    let settings = Settings { max_new_tokens: NEW, seed: 3, ..Settings::default() };
+    let (mut held, mut out, mut computed) = (Held::default(), Vec::new(), 0);
+    for (row, prompt) in prompts.iter().enumerate() {
+        let request = Request { prompt: prompt.clone(), key: SampleKey { row: row as u32, ..SampleKey::default() } };
+        let (mut told, free) = (Vec::new(), kv.free_pages());
+        let done = super::stream(&s, &model, &mut kv, &request, &settings, Adapter::Off, &mut held, &mut |new| {
+            told.extend_from_slice(new);
+            ControlFlow::Continue(())
+        });
+        let done = done.unwrap();
+        assert_eq!(told, done.ids);
+        computed += usize::from(kv.free_pages() < free);
+        out.push(done);
+        if !holds {
+            held.forget(&mut kv);
+            assert_eq!(kv.free_pages(), LIMITS.pages);
+        }
+    }
+    held.forget(&mut kv);
+    assert_eq!(kv.free_pages(), LIMITS.pages);
+    (out, computed)
+}
+
+#[test]
+fn a_stream_is_what_generate_draws() {
+    let prompts: Vec<Vec<u32>> = [5, 70, 63, 200, 1].map(|n| (0..n).map(|i| i % 31).collect()).to_vec();
+    let s = stream();
+    let model = tiny(&s);
+    let mut kv = cache(LIMITS);
+    let settings = Settings { max_new_tokens: NEW, seed: 3, ..Settings::default() };
+    let key = |row: usize| SampleKey { row: row as u32, ..SampleKey::default() };
+    let requests: Vec<Request> = prompts.iter().enumerate().map(|(i, p)| Request { prompt: p.clone(), key: key(i) }).collect();
+    let wanted =
+        generate(&s, &model, &mut kv, &requests, &settings, Adapter::Off, &mut |_, _| ControlFlow::Continue(())).unwrap();
+    let ids = |all: &[Finished]| all.iter().map(|f| (f.ids.clone(), f.logps.clone())).collect::<Vec<_>>();
+    let (held, kept) = streamed(&prompts, true);
+    assert_eq!((ids(&held), kept > 0), (ids(&wanted), true));
+    assert_eq!(ids(&streamed(&prompts, false).0), ids(&wanted));
+}
+
+#[test]
+fn a_stream_that_is_broken_off_is_handed_out() {
+    let s = stream();
+    let model = tiny(&s);
+    let mut kv = cache(LIMITS);
+    let settings = Settings { max_new_tokens: NEW, ..Settings::default() };
+    let (mut held, mut looks) = (Held::default(), 0);
+    let request = Request { prompt: vec![1; 70], key: SampleKey::default() };
+    let done = super::stream(&s, &model, &mut kv, &request, &settings, Adapter::Off, &mut held, &mut |_| {
+        looks += 1;
+        if looks == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert!(done.is_ok_and(|f| f.ids.len() == 3 && f.logps.len() == 3 && !f.stopped));
+    let long = Request { prompt: vec![1; 300], ..request };
+    let refused =
+        super::stream(&s, &model, &mut kv, &long, &settings, Adapter::Off, &mut held, &mut |_| ControlFlow::Continue(()));
+    assert!(matches!(refused, Err(Error::Batch(_))));
+    assert_eq!(kv.free_pages(), LIMITS.pages, "after an error nothing is held");
+}

@@ -165,3 +165,48 @@ fn bad_tokenizers_name_the_file() {
     }
     assert!(read > 10, "{read}");
 }
+
+/// The pieces that ids give one by one.
+fn told(ids: &[u32], tokenizer: &Tokenizer) -> Vec<String> {
+    let mut stream = TextStream::default();
+    let mut pieces: Vec<String> = ids.iter().map(|id| stream.push(*id, tokenizer).unwrap()).collect();
+    pieces.push(stream.finish(tokenizer).unwrap());
+    pieces
+}
+
+#[test]
+fn text_as_it_comes_is_the_text_of_all() {
+    let texts = [
+        "Once upon a time, there was a dog.",
+        "  two spaces\n\n\ttab  and more  ",
+        "é ü ß 中文字符 日本語 한국어 😀👩‍👩‍👧‍👦 🏳️‍🌈 \u{10ffff}",
+        "it's   don't <s> </s> <|endoftext|> <|im_end|>",
+        "",
+    ];
+    for name in [
+        "data/models/stories260k",
+        "data/tokenizers/gpt2",
+        "data/tokenizers/llama2",
+        "data/tokenizers/llama3",
+        "data/tokenizers/qwen2.5",
+        "data/tokenizers/mistral-v1",
+    ] {
+        let Some(folder) = shared(name) else { return };
+        let tokenizer = Tokenizer::open(&folder).unwrap();
+        for text in texts {
+            for special in [false, true] {
+                let ids = tokenizer.encode(text, special).unwrap();
+                let pieces = told(&ids, &tokenizer);
+                assert_eq!(pieces.concat(), tokenizer.decode(&ids, true).unwrap(), "{name} {text:?}");
+                assert!(pieces[..pieces.len() - 1].iter().all(|piece| !piece.contains('\u{fffd}')), "{name} {pieces:?}");
+            }
+        }
+        // Any ids: text where they are text, and never a panic.
+        let mut random = Lcg(7);
+        for _ in 0..200 {
+            let ids: Vec<u32> = (0..random.below(30)).map(|_| random.below(tokenizer.vocab_size()) as u32).collect();
+            let (pieces, whole) = (told(&ids, &tokenizer), tokenizer.decode(&ids, true).unwrap());
+            assert!(whole.contains('\u{fffd}') || pieces.concat() == whole, "{name} {ids:?}: {pieces:?} {whole:?}");
+        }
+    }
+}

@@ -35,13 +35,16 @@ pub fn run(c: &Config) -> Result<()> {
     let info = s.backend().info();
     let ceilings = Ceilings::measure(&s)?;
     let products = ceilings.products.map_or("not measured".into(), |flops| format!("{:.2} TFLOP/s", flops / 1e12));
-    let copy = ceilings.copy / 1e9;
-    log::print(&format!("device {} {} {}: copy {copy:.1} GB/s, products {products}\n", device(&s), info.name, info.arch))?;
-    let mut rows = Vec::new();
+    let (copy, cached) = (ceilings.copy / 1e9, ceilings.cached / 1e9);
+    let launch = ceilings.launch.map_or(String::new(), |seconds| format!(", launch {:.2} µs", seconds * 1e6));
+    let ceilings_line = format!("copy {copy:.1} GB/s, in cache {cached:.1} GB/s, products {products}{launch}");
+    log::print(&format!("device {} {} {}: {ceilings_line}\n", device(&s), info.name, info.arch))?;
+    let mut rows: Vec<Value> = Vec::new();
     for work in &works {
         match measure(&s, work) {
             Ok(timing) => {
-                let row = row(&s, work, &timing, &ceilings);
+                let base = rows.iter().find(|row| work.base.as_deref() == row["name"].as_str() && row["room"] == work.room);
+                let row = row(&s, work, &timing, &ceilings, base);
                 log::print(&text(&row))?;
                 rows.push(row);
             }
@@ -52,14 +55,15 @@ pub fn run(c: &Config) -> Result<()> {
     c.json.as_ref().map_or(Ok(()), |file| keep(file, &rows))
 }
 
-/// One measurement with where it comes from.
-fn row(s: &Stream, work: &Work, timing: &Timing, ceilings: &Ceilings) -> Value {
+/// One measurement with where it comes from; `base` is that of the same call without an adapter.
+fn row(s: &Stream, work: &Work, timing: &Timing, ceilings: &Ceilings, base: Option<&Value>) -> Value {
     let info = s.backend().info();
     let (flops, bytes) = (work.flops / timing.median, work.bytes / timing.median);
     json!({
         "room": work.room,
         "name": work.name,
         "us": log::number(timing.median * 1e6),
+        "over_base": base.map_or(Value::Null, |base| log::number(timing.median * 1e6 / float(base, "us"))),
         "us_best": log::number(timing.best * 1e6),
         "us_worst": log::number(timing.worst * 1e6),
         "tflops": log::number(flops / 1e12),
@@ -96,8 +100,9 @@ fn shown(value: f64, digits: usize) -> String {
 
 fn text(row: &Value) -> String {
     let f = |name, digits| shown(float(row, name), digits);
+    let over = row["over_base"].as_f64().map_or(String::new(), |ratio| format!("  {ratio:.3} of the base"));
     format!(
-        "{:<10} {:<44} {:>11} µs {:>9} TFLOP/s {:>6} % {:>8} GB/s {:>6} %\n",
+        "{:<10} {:<44} {:>11} µs {:>9} TFLOP/s {:>6} % {:>8} GB/s {:>6} %{over}\n",
         word(row, "room"),
         word(row, "name"),
         f("us", 1),
@@ -156,14 +161,14 @@ fn merged(rows: &[Value]) -> Result<String> {
         }
     }
     let mut table = String::from(
-        "| call | device | commit | date | µs | TFLOP/s | % of products | GB/s | % of copy |\n|---|---|---|---|---|---|---|---|---|\n",
+        "| call | device | commit | date | µs | TFLOP/s | % of products | GB/s | % of copy | of the base |\n|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for (call, found) in order {
         for row in found.values() {
             let f = |name, digits| shown(float(row, name), digits);
             let day = word(row, "date").split('T').next().unwrap_or("?");
             table += &format!(
-                "| {call} | {} | {} | {day} | {} | {} | {} | {} | {} |\n",
+                "| {call} | {} | {} | {day} | {} | {} | {} | {} | {} | {} |\n",
                 word(row, "model"),
                 word(row, "commit"),
                 f("us", 1),
@@ -171,6 +176,7 @@ fn merged(rows: &[Value]) -> Result<String> {
                 f("percent_of_products", 1),
                 f("gbs", 1),
                 f("percent_of_copy", 1),
+                f("over_base", 3),
             );
         }
     }
@@ -196,7 +202,7 @@ mod tests {
         assert_eq!(all.len(), 4);
         let table = merged(&all)?;
         let body: Vec<&str> = table.lines().skip(2).collect();
-        assert_eq!(body[0], "| rope x | one | abc | 2026-11-25 | 3.0 | - | - | 2.0 | 50.0 |");
+        assert_eq!(body[0], "| rope x | one | abc | 2026-11-25 | 3.0 | - | - | 2.0 | 50.0 | - |");
         assert_eq!(body[1], "| rope x | other | abc | 2026-11-25 | 2.0 | - | - | 2.0 | 50.0 |");
         assert!(body.len() == 3 && body[2].starts_with("| rope y | one | abc |"));
         for (text, wanted) in

@@ -30,6 +30,7 @@ fn verbs(command: Command) -> &'static [&'static str] {
     match command {
         Command::Config => &["show", "check", "from-trl"],
         Command::Completions => &["bash", "zsh", "fish"],
+        Command::Inspect => &["model", "adapter", "template", "data"],
         _ => &[],
     }
 }
@@ -39,14 +40,26 @@ fn extra(command: Command) -> &'static [(&'static str, &'static str)] {
     match command {
         Command::Config => &[("command", "Whose settings"), ("config", "A file of settings")],
         Command::Completions => &[],
+        Command::Inspect => &[
+            ("command", "Whose rows (data)"),
+            ("config", "A file of settings"),
+            ("json", "As JSON"),
+            ("rows", "Rows to show (data)"),
+        ],
         Command::Doctor => &[("config", "A file of settings"), ("json", "As JSON")],
         _ => &[("config", "A file of settings")],
     }
 }
 
-/// `ple config` takes the keys of every command.
+/// `ple config` takes the keys of every command, `ple inspect data` those of whoever reads rows.
 fn reads(command: Command, key: &Key) -> bool {
-    key.belongs_to(command) || command == Command::Config
+    let rows = || Command::ALL.into_iter().filter(|command| command.trains()).chain([Command::Generate]);
+    let others = match command {
+        Command::Config => true,
+        Command::Inspect => rows().any(|command| key.belongs_to(command)),
+        _ => false,
+    };
+    others || key.belongs_to(command)
 }
 
 /// Values to offer for a key.

@@ -1,12 +1,14 @@
 //! One file per command: settings to a finished run.
 
 pub mod bench;
+pub mod chat;
 pub mod completions;
 pub mod config;
 pub mod demo;
 pub mod diff;
 pub mod eval;
 pub mod generate;
+pub mod inspect;
 pub mod logprob;
 pub mod pairs;
 pub mod report;

@@ -11,6 +11,9 @@ use crate::{Error, Result};
 use model::Tokenizer;
 use runtime::host;
 use serde_json::Value;
+use talk::{Talk, Told};
+
+mod talk;
 
 /// An answer of the file.
 struct Row {
@@ -18,6 +21,8 @@ struct Row {
     prompt: String,
     completion: String,
     tokens: usize,
+    /// Whether it was rendered from messages: its tokens are counted then.
+    told: bool,
 }
 
 impl Row {
@@ -26,7 +31,8 @@ impl Row {
     }
 }
 
-/// Runs the command. A row is `prompt` and `completion`, or `text`, which is an answer without a prompt. It comes back with all
+/// Runs the command. A row is `prompt` and `completion`, or `text`, which is an answer without a prompt, or messages, whose last answer
+/// is scored as a run scores it: rendered by the template of `model_name_or_path`. It comes back with all
 /// its fields and `reward`, the weighted sum; with several rewards also `rewards`, each one's own value by its name. Rewards that
 /// count tokens count those of `ids` if the row has them, else those of the completion behind its prompt, without an end token.
 pub fn run(c: &Config) -> Result<()> {
@@ -73,8 +79,18 @@ fn adapted(c: &Config) -> Result<bool> {
 
 fn read(c: &Config) -> Result<Vec<Row>> {
     let path = required(&c.dataset_name, "dataset_name")?;
-    let (mut lines, mut rows) = (Lines::open(path)?, Vec::new());
+    let (mut lines, mut rows, mut talk) = (Lines::open(path)?, Vec::new(), None);
     while let Some(line) = lines.next().transpose()? {
+        let mut messages = line.clone();
+        if talk::is_told(&lines, &mut messages)? {
+            let talk: &mut Talk = match &mut talk {
+                Some(talk) => talk,
+                none => none.insert(Talk::open(c)?),
+            };
+            let Told { prompt, completion, tokens } = talk.read(&lines, &messages)?;
+            rows.push(Row { line, prompt, completion, tokens, told: true });
+            continue;
+        }
         let text = |name: &str| match line.fields.get(name) {
             Some(Value::String(text)) => Ok(Some(text.clone())),
             Some(other) => Err(lines.error(line.line, format!("field {name}: wanted a string, got {}", kind(other)))),
@@ -89,7 +105,7 @@ fn read(c: &Config) -> Result<Vec<Row>> {
             (Some(_), None) => return Err(lines.error(line.line, "field completion: wanted a string beside prompt, got none")),
             (None, Some(_)) => return Err(lines.error(line.line, "field prompt: wanted a string beside completion, got none")),
         };
-        rows.push(Row { line, prompt, completion, tokens: 0 });
+        rows.push(Row { line, prompt, completion, tokens: 0, told: false });
     }
     if rows.is_empty() {
         return Err(Error::file(path, "wanted at least one row, got none"));
@@ -106,11 +122,13 @@ fn other_fields(lines: &Lines, line: &Line) -> Error {
 fn count(c: &Config, opened: Option<&Opened>, rows: &mut [Row]) -> Result<()> {
     let path = required(&c.dataset_name, "dataset_name")?;
     let own = match (opened, &c.model_name_or_path) {
-        (None, Some(folder)) if rows.iter().any(|row| !row.line.fields.contains_key("ids")) => Some(Tokenizer::open(folder)?),
+        (None, Some(folder)) if rows.iter().any(|row| !row.told && !row.line.fields.contains_key("ids")) => {
+            Some(Tokenizer::open(folder)?)
+        }
         _ => None,
     };
     let tokenizer = opened.map(|o| &o.tokenizer).or(own.as_ref());
-    for row in rows {
+    for row in rows.iter_mut().filter(|row| !row.told) {
         let wrong = |text: String| Error::file(path, format!("line {}: field ids: wanted {text}", row.line.line));
         row.tokens = match (row.line.fields.get("ids"), tokenizer) {
             (Some(Value::Array(ids)), _) => ids.len(),

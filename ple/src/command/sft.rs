@@ -5,7 +5,7 @@ use super::resume::{self, At, Site};
 use super::{data_line, required, start};
 use crate::checkpoint::Stage;
 use crate::config::Config;
-use crate::data::{self, Dropped, order, sft::LossOn};
+use crate::data::{self, Dropped, check, order, sft::LossOn};
 use crate::eval::best::Best;
 use crate::log::{self, Log, number};
 use crate::method::{Example, Group, Heads, Loss, Method, sft::Sft};
@@ -42,14 +42,18 @@ impl Rows {
         tell: &mut dyn FnMut(String),
     ) -> Result<Rows> {
         let heads = method.needs().heads;
-        let mut of = |path: &Path| -> Result<Vec<Example>> {
+        let (ends, longest) = (opened.ends()?, (c.max_length as usize).min(opened.model()?.positions()));
+        let mut of = |path: &Path, looks: bool| -> Result<Vec<Example>> {
             let (groups, dropped) = groups(path)?;
+            let looked = looks.then(|| check::groups_line(&groups, &opened.tokenizer, &ends, longest)).transpose()?;
             let (examples, _) = method.label(0, groups)?;
             tell(data_line(&path.display().to_string(), examples.len(), &dropped));
+            looked.into_iter().for_each(&mut *tell);
             Ok(examples)
         };
         let best = eval.and_then(|_| Best::new(c, opened.tune, &opened.folder));
-        Ok(Rows { train: of(path)?, eval: eval.map(of).transpose()?.unwrap_or_default(), heads, best })
+        let (train, eval) = (of(path, true)?, eval.map(|path| of(path, false)).transpose()?.unwrap_or_default());
+        Ok(Rows { train, eval, heads, best })
     }
 
     /// Rows of the supervised stage.

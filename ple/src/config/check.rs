@@ -35,11 +35,18 @@ pub fn check(c: &Config) -> Result<()> {
             ensure(c.adapter.is_none(), "adapter", "none: an adapter that scores is the reward adapter:DIR", "one")
         }),
         Command::Logprob => rows(c),
+        Command::Chat => chat(c).and_then(|()| sampling(c)),
         Command::Report => ensure(!c.runs.is_empty(), "runs", "the folders of one or more runs", "nothing"),
         Command::Rerun => ensure(c.runs.len() == 1, "runs", "the folder of one run", c.runs.len())
             .and_then(|()| ensure(c.output_dir.is_some(), "output_dir", "the folder to write", "nothing")),
         Command::Diff => ensure(c.runs.len() == 2, "runs", "the folders of two runs", c.runs.len()),
-        Command::Demo | Command::Selftest | Command::Bench | Command::Doctor | Command::Config | Command::Completions => Ok(()),
+        Command::Inspect
+        | Command::Demo
+        | Command::Selftest
+        | Command::Bench
+        | Command::Doctor
+        | Command::Config
+        | Command::Completions => Ok(()),
     }
 }
 
@@ -99,6 +106,10 @@ fn eval(c: &Config) -> Result<()> {
     ensure(c.dry_run || c.output_dir.is_some(), "output_dir", "the folder to write", "nothing")?;
     ensure(c.max_tokens_per_micro_batch > 0, "max_tokens_per_micro_batch", "at least 1", 0)?;
     if funcs(c).is_empty() { Ok(()) } else { rewards(c) }
+}
+
+fn chat(c: &Config) -> Result<()> {
+    ensure(c.model_name_or_path.is_some(), "model_name_or_path", "the folder of a model", "nothing")
 }
 
 /// The released code's recipe.

@@ -52,6 +52,16 @@ choice! {
 }
 
 choice! {
+    /// Who multiplies matrices on a device.
+    Gemm {
+        /// Own kernels: one order for any batch.
+        Own = "own",
+        /// The vendor's library: repeatable, no more.
+        Library = "library",
+    }
+}
+
+choice! {
     /// Element type of the base weights in memory.
     Dtype {
         /// As in the checkpoint.

@@ -18,6 +18,8 @@ const GENERATE: u32 = Command::Generate.bit();
 const SCORE: u32 = Command::Score.bit();
 const LOGPROB: u32 = Command::Logprob.bit();
 const EVAL: u32 = Command::Eval.bit();
+const CHAT: u32 = Command::Chat.bit();
+const INSPECT: u32 = Command::Inspect.bit();
 const REPORT: u32 = Command::Report.bit();
 const DIFF: u32 = Command::Diff.bit();
 const RERUN: u32 = Command::Rerun.bit();
@@ -40,18 +42,24 @@ const REWARD: u32 = LOOP | SCORE | EVAL;
 /// Commands that turn a file of rows into another.
 const MAP: u32 = GENERATE | SCORE | LOGPROB;
 /// Commands that load a model.
-const RUN: u32 = FIT | MAP | EVAL;
-const ALL: u32 = RUN | REPORT | DIFF | RERUN | DEMO | DOCTOR | TRY;
+const RUN: u32 = FIT | MAP | EVAL | CHAT;
+/// Commands that read rows.
+const FILES: u32 = FIT | MAP | EVAL | INSPECT;
+/// Commands that draw answers, in a conversation too.
+const DRAW: u32 = SAMPLE | CHAT;
+const ALL: u32 = RUN | INSPECT | REPORT | DIFF | RERUN | DEMO | DOCTOR | TRY;
 
 keys! {
     /// Folder of the base model: config.json, weights, tokenizer.
-    model_name_or_path: Option<PathBuf> = None, RUN;
+    model_name_or_path: Option<PathBuf> = None, RUN | INSPECT;
     /// Ours: folder with config.json and a tokenizer but no weights; training starts from weights drawn with the seed.
     init_from_config: Option<PathBuf> = None, FIT;
     /// Folder of an adapter to go on from, or to score with.
-    adapter: Option<PathBuf> = None, RUN;
+    adapter: Option<PathBuf> = None, RUN | INSPECT;
     /// Element type of the base weights in memory.
     dtype: Dtype = Dtype::Auto, RUN;
+    /// Ours: who multiplies matrices on a CUDA device: own kernels, whose bits are the same in every batch, or the vendor's library.
+    gemm: Gemm = Gemm::Own, RUN;
     /// Which parameters are trained; full writes a model folder.
     tune: Tune = Tune::Lora, FIT;
     /// Rank of the adapter.
@@ -66,7 +74,7 @@ keys! {
     use_rslora: bool = false, FIT;
 
     /// Rows to train on, query or score: JSONL or JSONL.gz.
-    dataset_name: Option<PathBuf> = None, RUN;
+    dataset_name: Option<PathBuf> = None, FILES;
     /// Ours: held-out rows: their loss is reported and, by train, the reward of answers to them.
     eval_dataset_name: Option<PathBuf> = None, FIT;
     /// Rows of a supervised stage before the first iteration, on the same adapter.
@@ -95,7 +103,7 @@ keys! {
     /// Times that many examples make the optimizer batch (all but sft: 8, so that it holds 64 pairs or groups).
     gradient_accumulation_steps: u32 = 1, FIT;
     /// Ours: token budget of a micro-batch; changes memory and speed, never a result.
-    max_tokens_per_micro_batch: u32 = 4096, RUN;
+    max_tokens_per_micro_batch: u32 = 4096, FIT | MAP | EVAL;
     /// Highest learning rate of the schedule (reward: 1e-4; dpo, rloo, grpo: 1e-6, as in TRL).
     learning_rate: f64 = 2e-5, FIT;
     /// Shape of the schedule (train, raft: constant).
@@ -117,7 +125,7 @@ keys! {
     /// Gradients are scaled down to this norm; 0 is off.
     max_grad_norm: f64 = 1.0, FIT;
     /// Of every random number.
-    seed: u64 = 42, FIT | GENERATE | EVAL | DEMO | SELFTEST;
+    seed: u64 = 42, FIT | GENERATE | EVAL | CHAT | DEMO | SELFTEST;
     /// Steps between lines of the log.
     logging_steps: u32 = 1, ROWS;
     /// Steps between evaluations on eval_dataset_name; 0 is only at the ends (train: above 0, after each iteration too).
@@ -144,26 +152,27 @@ keys! {
     /// `true` goes on from the newest whole checkpoint in output_dir, a folder from that one.
     resume_from_checkpoint: Resume = Resume::No, FIT;
 
-    /// Tokens of an answer at most (rloo, grpo: 512, as in TRL).
-    max_completion_length: u32 = 128, SAMPLE;
+    /// Tokens of an answer at most (rloo, grpo: 512, as in TRL; chat: 512).
+    max_completion_length: u32 = 128, DRAW;
     /// Divides the logits when sampling; 0 is greedy (rloo, grpo: 1, the only one that they weigh rightly).
-    temperature: f64 = 0.85, SAMPLE;
+    temperature: f64 = 0.85, DRAW;
     /// Keeps the smallest set of tokens with this probability; 1 is off.
-    top_p: f64 = 1.0, SAMPLE;
+    top_p: f64 = 1.0, DRAW;
     /// Keeps this many tokens; 0 is off.
-    top_k: u32 = 0, SAMPLE;
+    top_k: u32 = 0, DRAW;
     /// Keeps tokens with this share of the likeliest one's probability; 0 is off.
-    min_p: f64 = 0.0, SAMPLE;
+    min_p: f64 = 0.0, DRAW;
     /// Makes tokens seen before less likely; 1 is off.
-    repetition_penalty: f64 = 1.0, SAMPLE;
+    repetition_penalty: f64 = 1.0, DRAW;
     /// Answers per query (raft: 4, rloo: 2, grpo: 8, recipe release: 8).
     num_generations: u32 = 1, GENERATE | LOOP;
     /// Texts after which an answer ends; the token that completes one is kept.
-    stop_strings: Vec<String> = Vec::new(), SAMPLE;
+    stop_strings: Vec<String> = Vec::new(), DRAW;
     /// Sequences decoded at once; changes memory and speed, never a result.
     max_num_seqs: u32 = 32, SAMPLE;
-    /// Ours: positions that the KV cache holds; 0 is as many as the sequences can need. With fewer, sequences wait for others.
-    kv_cache_tokens: u32 = 0, SAMPLE;
+    /// Ours: positions that the KV cache holds; 0 is as many as the sequences can need. With fewer, sequences wait for others (chat: of a
+    /// conversation; 0 is 4096).
+    kv_cache_tokens: u32 = 0, DRAW;
 
     /// Rewards: `lexicon:POSITIVE[,NEGATIVE]` (files of words), `length:N`, `regex:PATTERN`, `contains:TEXT`, `model:DIR` (a
     /// checkpoint with a scalar head), `adapter:DIR` (one on the same base), `exec:COMMAND` (JSON lines); `@unit` behind one
@@ -265,6 +274,9 @@ keys! {
     /// Ours: completions of another model (a file of `ple generate`): both are written as pairs for a judge, in both orders; unset
     /// compares with the rows' own answers, where they have some.
     against: Option<PathBuf> = None, EVAL;
+
+    /// Ours: the system message of the conversation.
+    system: Option<String> = None, CHAT;
 
     /// Ours: a third of the demo.
     quick: bool = false, DEMO;

@@ -56,6 +56,10 @@ pub enum Command {
     Logprob,
     /// Numbers on a model's answers.
     Eval,
+    /// A conversation.
+    Chat,
+    /// What a model, an adapter, a template or rows are.
+    Inspect,
     /// A page on finished or running runs.
     Report,
     /// The first difference between two runs.
@@ -78,7 +82,7 @@ pub enum Command {
 
 impl Command {
     /// All of them.
-    pub const ALL: [Command; 20] = [
+    pub const ALL: [Command; 22] = [
         Command::Train,
         Command::Sft,
         Command::Reward,
@@ -90,6 +94,8 @@ impl Command {
         Command::Score,
         Command::Logprob,
         Command::Eval,
+        Command::Chat,
+        Command::Inspect,
         Command::Report,
         Command::Diff,
         Command::Rerun,
@@ -115,6 +121,8 @@ impl Command {
             Command::Score => "score",
             Command::Logprob => "logprob",
             Command::Eval => "eval",
+            Command::Chat => "chat",
+            Command::Inspect => "inspect",
             Command::Report => "report",
             Command::Diff => "diff",
             Command::Rerun => "rerun",
@@ -141,6 +149,10 @@ impl Command {
             Command::Score => "rewards of given answers",
             Command::Logprob => "per-token log-probabilities of given completions",
             Command::Eval => "numbers on a model's answers: reward, KL to the base, diversity, overlap with references",
+            Command::Chat => "a conversation with a model, a message a line",
+            Command::Inspect => {
+                "what there is: ple inspect model | adapter | template | data (exit code 1 where something is refused or odd)"
+            }
             Command::Report => "a page on runs: ple report RUN...",
             Command::Diff => "the first difference between two runs: ple diff RUN_A RUN_B (exit code 1 if there is one)",
             Command::Rerun => "a run once more, as its run.json says: ple rerun RUN --output_dir NEW",
@@ -184,6 +196,7 @@ impl Command {
             }
             Command::Dpo => c.learning_rate = 1e-6,
             Command::Reward => c.learning_rate = 1e-4,
+            Command::Chat => c.max_completion_length = 512,
             _ => {}
         }
     }

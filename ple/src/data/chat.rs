@@ -3,6 +3,7 @@
 
 use super::Tokens;
 use super::jsonl::{Line, Lines, kind};
+use super::sharegpt;
 use crate::principle::Principle;
 use crate::{Error, Result};
 use model::{Conversation, Template};
@@ -39,8 +40,15 @@ pub enum Want {
     Query,
 }
 
+/// Messages alone.
+impl From<Vec<Value>> for Chat {
+    fn from(messages: Vec<Value>) -> Chat {
+        Chat { messages, ..Chat::default() }
+    }
+}
+
 impl Chat {
-    fn of(fields: &Map<String, Value>, messages: Vec<Value>) -> Chat {
+    pub(crate) fn of(fields: &Map<String, Value>, messages: Vec<Value>) -> Chat {
         let get = |name: &str| fields.get(name).cloned().unwrap_or_default();
         let variables = fields.get("chat_template_kwargs").and_then(Value::as_object).cloned().unwrap_or_default();
         Chat { messages, tools: get("tools"), documents: get("documents"), variables }
@@ -52,7 +60,7 @@ impl Chat {
 
     /// The text, and what `{% generation %}` marked in it. Whether the text ends with the beginning of an answer follows from the
     /// last message unless it is said.
-    fn render(&self, template: &Template, answer: Option<bool>) -> Result<model::Rendered> {
+    pub(crate) fn render(&self, template: &Template, answer: Option<bool>) -> Result<model::Rendered> {
         let messages = Value::Array(self.messages.clone());
         let add_generation_prompt = answer.unwrap_or_else(|| !self.ends_with_assistant());
         Ok(template.render(&Conversation {
@@ -94,7 +102,7 @@ impl Chat {
     }
 
     /// What the assistant wrote in the whole text: as the template marks it, else what each of its turns adds to the text before.
-    fn assistant(&self, template: &Template, whole: &model::Rendered) -> Result<Vec<Range<usize>>> {
+    pub(crate) fn assistant(&self, template: &Template, whole: &model::Rendered) -> Result<Vec<Range<usize>>> {
         if template.marks_assistant() {
             return Ok(whole.assistant.clone());
         }
@@ -122,6 +130,7 @@ fn common(a: &str, b: &str) -> usize {
 
 /// Turns the messages of a row into texts, in place.
 pub fn render(lines: &Lines, line: &mut Line, tokens: &dyn Tokens, want: Want) -> Result<Told> {
+    sharegpt::read(lines, line)?;
     let list = |name: &str| line.fields.get(name).is_some_and(Value::is_array);
     if !["messages", "prompt", "completion", "chosen", "rejected"].into_iter().any(list) {
         return Ok(Told::Text);

@@ -5,6 +5,7 @@ use model::Template;
 use std::ops::Range;
 
 pub mod chat;
+pub mod check;
 pub mod hh;
 pub mod jsonl;
 pub mod order;
@@ -13,6 +14,7 @@ pub mod prompts;
 pub mod queries;
 pub mod row;
 pub mod sft;
+pub mod sharegpt;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod tldr;

@@ -6,7 +6,7 @@ use super::chat::{self, AsRendered, Told, Want};
 use super::jsonl::{Line, Lines, kind};
 use super::queries::nothing_left;
 use super::row::text;
-use super::sft::{Left, example, pair};
+use super::sft::{Left, border, example};
 use super::{Dropped, Tokens, hh, tldr};
 use crate::method::{Answer, Group};
 use crate::{Result, interrupt};
@@ -19,7 +19,7 @@ pub enum Fit<'a> {
     /// Their end is cut off. Prompt and answer are tokenised as for the supervised stage.
     Cut,
     /// The pair is left out. Prompt and answer are tokenised as one, as a scalar head reads them, and end with the first of these
-    /// ids unless they end with one of them.
+    /// ids unless they end with one of them, white space behind it aside.
     Leave(&'a [u32]),
 }
 
@@ -49,9 +49,8 @@ pub fn pairs(path: &Path, tokens: &dyn Tokens, max_length: usize, fit: Fit<'_>) 
         let rendered = AsRendered(tokens);
         let (tokens, fit): (&dyn Tokens, _) = match (chat::render(&lines, &mut line, tokens, Want::Whole)?, fit) {
             (Told::Text, fit) => (tokens, fit),
-            // A template ends an answer itself.
-            (Told::Chat(..), Fit::Cut) => (&rendered, Fit::Cut),
-            (Told::Chat(..), Fit::Leave(_)) => (&rendered, Fit::Leave(&[])),
+            // A template ends an answer itself; a scalar head reads it as it will score it, up to its end token.
+            (Told::Chat(..), fit) => (&rendered, fit),
             (Told::Unpaired, _) => {
                 dropped.other_prompt += 1;
                 continue;
@@ -165,9 +164,9 @@ type Made = std::result::Result<(Vec<u32>, [Answer; 2]), Out>;
 fn cut(tokens: &dyn Tokens, texts: &Texts, max_length: usize) -> Result<Made> {
     let mut made = Vec::with_capacity(2);
     for answer in [&texts.chosen, &texts.rejected] {
-        let (prompt, ids) = pair(tokens, &texts.prompt, answer)?;
+        let (prompt, ids, apart) = border(tokens, &texts.prompt, answer)?;
         match example(tokens, prompt, ids, max_length, false) {
-            Ok(one) => made.push(one),
+            Ok((prompt, answer)) => made.push((prompt, Answer { apart, ..answer })),
             Err(Left::Long) => return Ok(Err(Out::Long)),
             Err(Left::Short) => return Ok(Err(Out::Unpaired(hh::Unpaired::EmptyReply))),
         }
@@ -182,8 +181,10 @@ fn cut(tokens: &dyn Tokens, texts: &Texts, max_length: usize) -> Result<Made> {
 fn whole(tokens: &dyn Tokens, texts: &Texts, max_length: usize, ends: &[u32]) -> Result<Made> {
     let ids = |answer: &str| -> Result<Vec<u32>> {
         let mut ids = tokens.encode(&format!("{}{answer}", texts.prompt), true)?;
-        if !ids.last().is_some_and(|last| ends.contains(last)) {
-            ids.extend(ends.first());
+        let last = ids.iter().rposition(|id| ends.contains(id)).map_or(0, |at| at + 1);
+        match last > 0 && tokens.decode(&ids[last..], false)?.trim().is_empty() {
+            true => ids.truncate(last),
+            false => ids.extend(ends.first()),
         }
         Ok(ids)
     };

@@ -45,7 +45,7 @@ impl Row {
     /// The row of a line; errors name file, line and field.
     pub fn read(lines: &Lines, line: &Line) -> Result<Row> {
         let has = |name: &str| line.fields.contains_key(name);
-        if has("messages") || has("conversations") {
+        if has("messages") {
             return Err(lines.error(line.line, "conversational rows cannot be read here; wanted texts"));
         }
         let text = |name: &str| text(lines, line, name);

@@ -52,7 +52,7 @@ pub fn groups(path: &Path, tokens: &dyn Tokens, max_length: usize, on: impl Into
                 continue;
             }
         };
-        let (prompt, ids) = match Row::read(&lines, &line)? {
+        let (prompt, ids, apart) = match Row::read(&lines, &line)? {
             Row::Text(_) if completion_only == Some(true) => {
                 let text = "completion_only_loss true wants rows of prompt and completion, got a text";
                 return Err(Error::Usage(lines.error(line.line, text).to_string()));
@@ -61,14 +61,14 @@ pub fn groups(path: &Path, tokens: &dyn Tokens, max_length: usize, on: impl Into
                 Told::Chat(_, spans) if assistant => {
                     let (ids, marked) = rendered.0.encode_marked(&text, spans)?;
                     loss = marked;
-                    (Vec::new(), ids)
+                    (Vec::new(), ids, false)
                 }
-                _ => (Vec::new(), tokens.encode(&text, true)?),
+                _ => (Vec::new(), tokens.encode(&text, true)?, false),
             },
             Row::Prompt(_) => return Err(lines.error(line.line, "field completion: wanted a string beside prompt, got none")),
-            Row::Answered { prompt, completion } => pair(tokens, &prompt, &completion)?,
+            Row::Answered { prompt, completion } => border(tokens, &prompt, &completion)?,
             Row::Dialogue { chosen, rejected } => match hh::split(&chosen, &rejected) {
-                Ok((prompt, reply, _)) => pair(tokens, prompt, reply)?,
+                Ok((prompt, reply, _)) => border(tokens, prompt, reply)?,
                 Err(why) => {
                     dropped.count(why);
                     continue;
@@ -83,7 +83,7 @@ pub fn groups(path: &Path, tokens: &dyn Tokens, max_length: usize, on: impl Into
                     dropped.short += 1;
                     continue;
                 }
-                answer.loss = loss;
+                (answer.loss, answer.apart) = (loss, apart);
                 groups.push(Group { row: line.row, prompt, sides: vec![vec![answer]], ..Group::default() });
             }
             Err(Left::Long) => dropped.long += 1,
@@ -95,14 +95,19 @@ pub fn groups(path: &Path, tokens: &dyn Tokens, max_length: usize, on: impl Into
 
 /// Ids of prompt and completion: tokenised as one text if the prompt's ids begin it, else apart (a token spans the border).
 pub fn pair(tokens: &dyn Tokens, prompt: &str, completion: &str) -> Result<(Vec<u32>, Vec<u32>)> {
+    border(tokens, prompt, completion).map(|(prompt, ids, _)| (prompt, ids))
+}
+
+/// The same, and whether they were tokenised apart.
+pub(super) fn border(tokens: &dyn Tokens, prompt: &str, completion: &str) -> Result<(Vec<u32>, Vec<u32>, bool)> {
     let ids = tokens.encode(prompt, true)?;
     let joint = tokens.encode(&format!("{prompt}{completion}"), true)?;
     match joint.strip_prefix(ids.as_slice()) {
         Some(rest) => {
             let rest = rest.to_vec();
-            Ok((ids, rest))
+            Ok((ids, rest, false))
         }
-        None => Ok((ids, tokens.encode(completion, false)?)),
+        None => Ok((ids, tokens.encode(completion, false)?, true)),
     }
 }
 

@@ -120,6 +120,8 @@ pub struct Answer {
     pub text: String,
     /// Of each id whether the loss falls on it; empty means on all.
     pub loss: Vec<bool>,
+    /// Of given answers: tokenised apart from the prompt, because a token would lie on both sides of their border.
+    pub apart: bool,
 }
 
 /// All answers to one row, in (side, sample) order.

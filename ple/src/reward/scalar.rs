@@ -9,7 +9,7 @@
 
 use super::{Reward, Scored};
 use crate::open::{Opened, fits};
-use crate::{Error, Result, interrupt};
+use crate::{Error, Result, identity, interrupt};
 use model::{Adapter, Batch, Config, Head, Keep, Limits, Parent, ScalarHead, Tokenizer, Transformer};
 use runtime::{Stream, View};
 use std::path::{Path, PathBuf};
@@ -50,8 +50,10 @@ impl Scalar {
         Ok(Scalar { name: name.into(), unit, folder: folder.into(), stream, tokenizer, head, body, budget })
     }
 
-    /// Puts an adapter with a scalar head into a slot of the base; the base's weights are there once.
+    /// Puts an adapter with a scalar head into a slot of the base; the base's weights are there once. A base with another tokenizer or
+    /// template than it was trained with is refused.
     pub fn adapter(name: &str, unit: bool, folder: &Path, base: &mut Opened, budget: usize) -> Result<Scalar> {
+        identity::check(&base.folder, folder)?;
         let disk = model::adapter::Adapter::load(folder, &base.model()?.modules())?;
         let wrong = |text: String| Err(Error::file(folder, text));
         let Some(score) = &disk.score else {
@@ -67,9 +69,15 @@ impl Scalar {
         Ok(Scalar { name: name.into(), unit, folder: folder.into(), stream, tokenizer, head, body, budget })
     }
 
-    /// The ids of a text as the head reads it.
+    /// The ids of a text as the head reads it. The first token stands once, where a template has written it already too.
     pub fn ids(&self, config: &Config, prompt: &str, completion: &str) -> Result<Vec<u32>> {
         let mut ids = self.tokenizer.encode(&format!("{prompt}{completion}"), true)?;
+        if let (Some(bos), [first, second, ..]) = (self.tokenizer.bos, ids.as_slice())
+            && *first == bos
+            && *second == bos
+        {
+            ids.remove(0);
+        }
         let ends = ends(&self.tokenizer, config);
         if !ids.last().is_some_and(|last| ends.contains(last)) {
             ids.extend(ends.first());

@@ -4,7 +4,7 @@ use super::compiler::{Compiler, cache_folder};
 use super::driver::{self, check, failure};
 use super::events::Events;
 use super::graphs::{self, Graphs};
-use super::launch::described;
+use super::launch::{attributes, config, described};
 use super::library::{Library, WORKSPACE};
 use super::modules::Modules;
 use crate::{Arg, Backend, DeviceInfo, Error, Event, Gemm, Gemmed, Graph, Kernel, Launch, Pinned, Pool, Ptr, Queue, Result};
@@ -12,7 +12,7 @@ use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUevent, CUresu
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ffi::CStr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -39,8 +39,8 @@ pub struct Cuda {
     compiler: Compiler,
     /// Launches are waited for, where they run at once.
     blocking: bool,
-    /// Launches are being recorded.
-    capturing: AtomicBool,
+    /// Queues whose launches are being recorded, a bit each.
+    capturing: AtomicU32,
     modules: Mutex<Modules>,
     events: Mutex<Events>,
     graphs: Mutex<Graphs>,
@@ -123,7 +123,7 @@ impl Cuda {
             check("cuMemPoolSetAttribute", sys::cuMemPoolSetAttribute(pool, release, threshold))?;
         }
         let (streams, modules, events, graphs, libraries) = Default::default();
-        let (blocking, capturing) = (driver::blocking(), AtomicBool::default());
+        let (blocking, capturing) = (driver::blocking(), AtomicU32::default());
         Ok(Cuda { name, info, device, context, streams, compiler, blocking, capturing, modules, events, graphs, libraries })
     }
 
@@ -142,6 +142,11 @@ impl Cuda {
         // SAFETY: a handle that outlives the call.
         check("cuStreamCreate", unsafe { sys::cuStreamCreate(&mut stream, apart) })?;
         Ok(*place.insert(stream))
+    }
+
+    /// Whether the queue's launches are being recorded.
+    fn records(&self, q: Queue) -> bool {
+        self.capturing.load(Ordering::Relaxed) >> q.0 & 1 == 1
     }
 
     /// Asks until the answer is no longer "not ready", or the deadline is past.
@@ -308,9 +313,6 @@ impl Backend for Cuda {
         Ok(Duration::from_secs_f64(f64::from(ms.max(0.0)) / 1e3))
     }
     unsafe fn launch(&self, q: Queue, k: &Kernel, l: &Launch, args: &[Arg<'_>]) -> Result<()> {
-        if l.cluster > 1 || l.cooperative {
-            return Err(Error::Unsupported { call: "cluster and cooperative launches", device: self.name.clone() });
-        }
         let stream = self.stream(q)?;
         if l.grid.contains(&0) {
             return Ok(());
@@ -318,18 +320,18 @@ impl Backend for Cuda {
         let f = lock(&self.modules).function(&self.compiler, k, &l.defines)?;
         let mut words = f.pack(args)?;
         let mut params: Vec<_> = words.iter_mut().map(|w| w.as_mut_ptr().cast()).collect();
-        let [x, y, z] = l.grid;
+        let mut attributes = attributes(l);
+        let config = config(l, stream, &mut attributes);
         // SAFETY: the arguments have the sizes that the entry point takes; what they point to is the caller's promise.
         unsafe {
             if l.shared > SHARED_UNASKED {
                 let most = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
                 check("cuFuncSetAttribute", sys::cuFuncSetAttribute(f.handle, most, l.shared as i32))?;
             }
-            let none = std::ptr::null_mut();
-            let code = sys::cuLaunchKernel(f.handle, x, y, z, l.block, 1, 1, l.shared, stream, params.as_mut_ptr(), none);
-            check("cuLaunchKernel", code).map_err(|e| driver::said(e, described(k, l, args)))?;
+            let code = sys::cuLaunchKernelEx(&config, f.handle, params.as_mut_ptr(), std::ptr::null_mut());
+            check("cuLaunchKernelEx", code).map_err(|e| driver::said(e, described(k, l, args)))?;
         }
-        if self.blocking && !self.capturing.load(Ordering::Relaxed) {
+        if self.blocking && !self.records(q) {
             return self.synchronize(q).map_err(|e| driver::said(e, described(k, l, args)));
         }
         Ok(())
@@ -340,6 +342,10 @@ impl Backend for Cuda {
             return Ok(Gemmed::Done);
         }
         let mut held = lock(&self.libraries);
+        if self.records(q) && !held.contains_key(&q.0) {
+            let text = "gemm: the first product of a queue takes memory, which no graph can hold: make one before the capture";
+            return Err(Error::Shape(format!("{}: {text}", self.name)));
+        }
         let library = match held.entry(q.0) {
             Entry::Occupied(found) => found.into_mut(),
             Entry::Vacant(place) => place.insert(Library::find(|| self.alloc(q, WORKSPACE))?),
@@ -351,9 +357,9 @@ impl Backend for Cuda {
     }
     fn capture(&self, q: Queue, f: &mut dyn FnMut() -> Result<()>) -> Result<Option<Graph>> {
         let stream = self.stream(q)?;
-        self.capturing.store(true, Ordering::Relaxed);
+        self.capturing.fetch_or(1 << q.0, Ordering::Relaxed);
         let graph = graphs::capture(stream, f);
-        self.capturing.store(false, Ordering::Relaxed);
+        self.capturing.fetch_and(!(1 << q.0), Ordering::Relaxed);
         let graph = graph?;
         Ok(Some(Graph { handle: lock(&self.graphs).keep(graph) }))
     }

@@ -43,7 +43,7 @@ const CALLS: [&str; 45] = [
     "cuModuleUnload",
     "cuFuncGetParamInfo",
     "cuFuncSetAttribute",
-    "cuLaunchKernel",
+    "cuLaunchKernelEx",
     "cuTensorMapEncodeTiled",
     "cuStreamBeginCapture_v2",
     "cuStreamEndCapture",

@@ -32,8 +32,8 @@ fn check(call: &'static str, code: Status) -> Result<()> {
     Err(Error::Device { call, code: code as i64, text: format!("{code:?}") })
 }
 
-/// What a plan depends on: sizes, strides, the direction of b, the storage.
-type Key = ([u32; 3], [u32; 3], bool, DType);
+/// What a plan depends on: sizes, strides, the direction of b, the storage, whether there is a bias.
+type Key = ([u32; 3], [u32; 3], bool, DType, bool);
 
 /// How the library makes one shape. Its matrices are column-major, so that it computes cᵀ = op(b)·aᵀ.
 #[derive(Clone, Copy)]
@@ -79,12 +79,12 @@ impl Library {
     /// # Safety
     /// The addresses cover the matrices.
     pub unsafe fn run(&mut self, stream: CUstream, g: &Gemm) -> Result<bool> {
-        let aligned = [g.a, g.b, g.c].iter().all(|p| p.0.is_multiple_of(ALIGNED));
+        let aligned = [Some(g.a), Some(g.b), Some(g.c), g.bias].iter().flatten().all(|p| p.0.is_multiple_of(ALIGNED));
         let strides = g.ld.iter().all(|ld| (*ld as usize * g.dtype.size()).is_multiple_of(ALIGNED as usize));
         if !aligned || !strides || !matches!(g.dtype, DType::F32 | DType::Bf16) {
             return Ok(false);
         }
-        let key = (g.size, g.ld, g.down, g.dtype);
+        let key = (g.size, g.ld, g.down, g.dtype, g.bias.is_some());
         let plan = match self.plans.get(&key) {
             Some(plan) => *plan,
             None => match self.plan(g)? {
@@ -92,6 +92,12 @@ impl Library {
                 None => return Ok(false),
             },
         };
+        if let Some(bias) = g.bias {
+            let at = (&raw const bias.0).cast();
+            // SAFETY: the plan's own descriptor and an address, with the size that it has. Plans are used under a lock.
+            let set = unsafe { sys::cublasLtMatmulDescSetAttribute(plan.product, Of::CUBLASLT_MATMUL_DESC_BIAS_POINTER, at, 8) };
+            check("cublasLtMatmulDescSetAttribute", set)?;
+        }
         let (one, zero) = (1f32, 0f32);
         let (one, zero) = ((&raw const one).cast(), (&raw const zero).cast());
         let [b, a, c] = plan.layouts;
@@ -146,6 +152,12 @@ impl Library {
             let (turned, size) = ((&raw const turned).cast(), size_of_val(&turned));
             let set = sys::cublasLtMatmulDescSetAttribute(product, Of::CUBLASLT_MATMUL_DESC_TRANSA, turned, size);
             check("cublasLtMatmulDescSetAttribute", set)?;
+            if g.bias.is_some() {
+                let added = sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS;
+                let (added, size) = ((&raw const added).cast(), size_of_val(&added));
+                let set = sys::cublasLtMatmulDescSetAttribute(product, Of::CUBLASLT_MATMUL_DESC_EPILOGUE, added, size);
+                check("cublasLtMatmulDescSetAttribute", set)?;
+            }
             check("cublasLtMatmulPreferenceCreate", sys::cublasLtMatmulPreferenceCreate(&mut preference))?;
             let bytes = (&raw const most_bytes).cast();
             let set = sys::cublasLtMatmulPreferenceSetAttribute(preference, most, bytes, size_of::<u64>());

@@ -1,7 +1,7 @@
 //! Devices that are not there, or are there in part: the driver and its compiler hidden in turn by what `LD_LIBRARY_PATH` leads to.
 
 use super::super::program::{Ple, ple};
-use super::{DEVICE, Stage};
+use super::{DEVICE, Stage, USAGE};
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeSet;
 use std::os::unix::fs::symlink;
@@ -33,6 +33,16 @@ fn a_cuda_device_without_compiler_symbol_number_or_room_is_refused_by_name() -> 
         call(folder.path(), "cuda:0").refuse(DEVICE, &["no device: cuda:0", "compiler was not found", "libnvrtc.so.13"])?;
     }
     Ok(())
+}
+
+#[test]
+fn the_vendor_s_products_are_refused_where_there_are_none() -> Result<()> {
+    let stage = Stage::new()?;
+    stage.sft().and("--gemm library").refuse(USAGE, &["gemm: wanted own on cpu", "got library"])?;
+    stage.sft().and("--gemm blas").refuse(USAGE, &["gemm", "own, library"])?;
+    let Some(made) = emulator::libraries() else { return Ok(()) };
+    let call = stage.sft().and("--device cuda:0 --gemm library").libraries(made);
+    call.refuse(USAGE, &["gemm: wanted own on cuda:0", "bf16"])
 }
 
 /// A shared library of the vendor's name, from C.

@@ -161,7 +161,7 @@ template <unsigned N, class A> void product(float *d, A a, uint64_t b, bool onto
       for (unsigned k = 0; k < 16; k++) column[k] = of_tile(b, j * 8 + simt_runtime->thread.x % 4 * 2 + e, k, b_transposed);
       for (unsigned half = 0; half < 2; half++) {
         float &to = d[j * 4 + half * 2 + e];
-        to = step16(onto ? to : 0.0f, [&](unsigned k) { return a[half][k]; }, [&](unsigned k) { return column[k]; }, hostile);
+        to = step(onto ? to : 0.0f, [&](unsigned k) { return a[half][k]; }, [&](unsigned k) { return column[k]; }, hostile);
       }
     }
 }

@@ -10,6 +10,7 @@
 
 enum Status { OK = 0, NOT_INITIALIZED = 1, INVALID_VALUE = 7, EXECUTION_FAILED = 13, NOT_SUPPORTED = 15 };
 enum Type { F32 = 0, BF16 = 14 };
+enum Epilogue { PLAIN = 1, BIAS = 4 };
 
 namespace {
 struct Layout {
@@ -21,6 +22,8 @@ struct Layout {
 };
 struct Product {
   int turned[2] = {0, 0};
+  int epilogue = 1;
+  const char *bias = nullptr;  // one for each row of d
 };
 struct Call {
   Product product;
@@ -72,6 +75,7 @@ void run(void *of) {
         }
         total += sum;
       }
+      if (c->product.epilogue == BIAS) total += read({c->d.type, c->d.rows, 1, int64_t(c->d.rows)}, c->product.bias, row, 0);
       write(c->d, c->to, row, column, total);
     }
 }
@@ -91,9 +95,11 @@ API cublasLtMatmulDescCreate(void **d, int compute, int scale) {
 }
 API cublasLtMatmulDescDestroy(void *d) { return delete static_cast<Product *>(d), OK; }
 API cublasLtMatmulDescSetAttribute(void *d, int which, const void *value, size_t bytes) {
-  if ((which != 3 && which != 4) || bytes != 4) return INVALID_VALUE;  // TRANSA, TRANSB
-  memcpy(&static_cast<Product *>(d)->turned[which - 3], value, 4);
-  return OK;
+  auto &p = *static_cast<Product *>(d);
+  if (which == 8 && bytes == 8) return memcpy(&p.bias, value, 8), OK;  // BIAS_POINTER
+  if (which < 3 || which > 7 || which == 5 || which == 6 || bytes != 4) return INVALID_VALUE;
+  memcpy(which == 7 ? &p.epilogue : &p.turned[which - 3], value, 4);  // TRANSA, TRANSB, EPILOGUE
+  return p.epilogue == PLAIN || p.epilogue == BIAS ? OK : NOT_SUPPORTED;
 }
 API cublasLtMatmulPreferenceCreate(void **p) { return *p = new int, OK; }
 API cublasLtMatmulPreferenceDestroy(void *p) { return delete static_cast<int *>(p), OK; }
@@ -136,6 +142,7 @@ API cublasLtMatmul(void *, void *p, const float *alpha, const void *a, void *la,
                         {static_cast<const char *>(a), static_cast<const char *>(b)}, static_cast<char *>(d), bool(hostile(0))};
   auto in = [&](const void *at, size_t bytes) { return covers(reinterpret_cast<uint64_t>(at), bytes); };
   bool known = fits(call->product, call->a, call->b, call->d) && *alpha == 1 && *beta == 0 && algorithm[0] == 1 && c == d;
+  if (call->product.epilogue == BIAS && !in(call->product.bias, call->d.rows * call->d.element())) return delete call, INVALID_VALUE;
   if (!known || !in(a, call->a.bytes()) || !in(b, call->b.bytes()) || !in(d, call->d.bytes()) || !in(workspace, room))
     return delete call, INVALID_VALUE;
   return enqueue(stream, run, call, release) ? EXECUTION_FAILED : OK;

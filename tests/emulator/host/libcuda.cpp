@@ -12,8 +12,9 @@
 enum Code {
   OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_INITIALIZED = 3, INVALID_DEVICE = 101, INVALID_IMAGE = 200, INVALID_CONTEXT = 201,
   NOT_FOUND = 500, NOT_READY = 600, ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719, CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED = 901,
-  CAPTURE_ISOLATION = 905
+  CAPTURE_ISOLATION = 905, COOPERATIVE_LAUNCH_TOO_LARGE = 720, INVALID_CLUSTER_SIZE = 912
 };
+constexpr unsigned MULTIPROCESSORS = 4;
 
 namespace {
 std::recursive_mutex device;
@@ -69,7 +70,7 @@ API cuDeviceGetName(char *name, int len, int) { snprintf(name, len, "host (emula
 API cuDeviceTotalMem_v2(size_t *bytes, int) { *bytes = Memory::TOTAL; return OK; }
 API cuDeviceGetAttribute(int *v, int which, int) {
   switch (which) {
-  case 16: *v = 4; break;    // multiprocessors
+  case 16: *v = MULTIPROCESSORS; break;
   case 75: *v = 9; break;    // compute capability
   case 76: *v = 0; break;
   case 115: *v = 1; break;   // memory pools
@@ -260,15 +261,42 @@ API cuFuncSetAttribute(void *f, int which, int value) {
   static_cast<Function *>(f)->most_dynamic = value;
   return OK;
 }
-// As on a device: what goes wrong in a kernel shows at the next call.
-API cuLaunchKernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, void *q,
-                   void **args, void **) {
+// What a launch is given: 1 to 8 blocks of a cluster along x, and whether all blocks must be resident at once.
+struct Attribute {
+  int id;
+  char pad[4];
+  union {
+    unsigned words[16];
+    int cooperative;
+  };
+};
+struct Config {
+  unsigned grid[3], block[3], shared;
+  void *queue;
+  Attribute *attributes;
+  unsigned count;
+};
+
+// As on a device: what goes wrong in a kernel shows at the next call. Blocks run one after another here, those of a cluster too, so a
+// kernel whose blocks wait for each other is a deadlock; clusters and cooperative launches are held to the driver's rules only.
+API cuLaunchKernelEx(const Config *config, void *f, void **args, void **) {
   DEVICE
+  auto [gx, gy, gz] = config->grid;
+  auto [bx, by, bz] = config->block;
   if (!gx || !gy || !gz || !bx || by != 1 || bz != 1 || bx > 1024 || gy > 65535 || gz > 65535) return INVALID_VALUE;
   auto &function = *static_cast<Function *>(f);
-  if (shared > function.most_dynamic) return INVALID_VALUE;
-  auto launch = std::make_shared<Launch>(function, simt::Index{gx, gy, gz}, bx, shared, mode, args);
-  put(q, [=] {
+  if (config->shared > function.most_dynamic) return INVALID_VALUE;
+  for (unsigned i = 0; i < config->count; i++) {
+    const Attribute &a = config->attributes[i];
+    if (a.id == 4) {  // CLUSTER_DIMENSION
+      if (!a.words[0] || a.words[0] > 8 || a.words[1] != 1 || a.words[2] != 1 || gx % a.words[0]) return INVALID_CLUSTER_SIZE;
+    } else if (a.id == 2) {  // COOPERATIVE
+      uint64_t resident = uint64_t{MULTIPROCESSORS} * (2048 / ((bx + 31) / 32 * 32));
+      if (a.cooperative && uint64_t{gx} * gy * gz > resident) return COOPERATIVE_LAUNCH_TOO_LARGE;
+    } else return INVALID_VALUE;
+  }
+  auto launch = std::make_shared<Launch>(function, simt::Index{gx, gy, gz}, bx, config->shared, mode, args);
+  put(config->queue, [=] {
     bool illegal = false;
     std::string error = launcher.run(*launch, illegal);
     if (!error.empty()) fail(illegal ? ILLEGAL_ADDRESS : LAUNCH_FAILED, error);

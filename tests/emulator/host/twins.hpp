@@ -25,44 +25,49 @@ inline void in_shared(const void *p, size_t bytes, unsigned align, const Place &
   if (reinterpret_cast<uintptr_t>(p) % align) r.fail("a misaligned address in shared memory", at);
 }
 
-// d + sum of a[k] b[k] over one step of 16.
-template <class A, class B> float step16(float d, A a, B b, bool hostile) {
+// d + sum of a[k] b[k] over one step of K.
+template <unsigned K = 16, class A, class B> float step(float d, A a, B b, bool hostile) {
   if (!hostile) {
-    for (unsigned k = 0; k < 16; k++) d = fmaf(a(k), b(k), d);
+    for (unsigned k = 0; k < K; k++) d = fmaf(a(k), b(k), d);
     return d;
   }
   double sum = 0;
-  for (unsigned k = 16; k-- > 0;) sum += double(a(k)) * b(k);
+  for (unsigned k = K; k-- > 0;) sum += double(a(k)) * b(k);
   sum += d;
   float near = float(sum);
   return std::isfinite(near) && std::fabs(double(near)) > std::fabs(sum) ? std::nextafterf(near, 0.0f) : near;
 }
 
 TWIN(mma_bf16, "mma", "m16n8k16", "f32.bf16.bf16.f32", "row.col")
+TWIN(mma_bf16_k8, "mma", "m16n8k8", "f32.bf16.bf16.f32", "row.col")
 struct Mma {
   float *d;
   const u32 *a, *b;
 };
-inline void mma_of_warp(void *const *operands) {
-  float a[16][16], b[8][16];
+template <unsigned K> void mma_of_warp(void *const *operands) {
+  float a[16][K], b[8][K];
   for (unsigned l = 0; l < 32; l++) {
     auto &m = *static_cast<Mma *>(operands[l]);
     unsigned g = l / 4, t = l % 4 * 2;
-    for (unsigned r = 0; r < 4; r++)
+    for (unsigned r = 0; r < K / 4; r++)
       for (unsigned e = 0; e < 2; e++) a[g + r % 2 * 8][t + e + r / 2 * 8] = wide(half_of(&m.a[r], e));
-    for (unsigned r = 0; r < 2; r++)
+    for (unsigned r = 0; r < K / 8; r++)
       for (unsigned e = 0; e < 2; e++) b[g][t + e + r * 8] = wide(half_of(&m.b[r], e));
   }
   for (unsigned l = 0; l < 32; l++)
     for (unsigned i = 0; i < 4; i++) {
       float &d = static_cast<Mma *>(operands[l])->d[i];
       unsigned row = l / 4 + i / 2 * 8, column = l % 4 * 2 + i % 2;
-      d = step16(d, [&](unsigned k) { return a[row][k]; }, [&](unsigned k) { return b[column][k]; }, simt_runtime->hostile);
+      d = step<K>(d, [&](unsigned k) { return a[row][k]; }, [&](unsigned k) { return b[column][k]; }, simt_runtime->hostile);
     }
 }
 inline void mma_bf16(const Place &at, float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
   Mma m{d, a, b};
-  simt_runtime->warp(~0u, &m, mma_of_warp, at);
+  simt_runtime->warp(~0u, &m, mma_of_warp<16>, at);
+}
+inline void mma_bf16_k8(const Place &at, float (&d)[4], const u32 (&a)[2], const u32 (&b)[1]) {
+  Mma m{d, a, b};
+  simt_runtime->warp(~0u, &m, mma_of_warp<8>, at);
 }
 
 // N matrices of 8 rows with 8 elements of 16 bits; lane 8 m + r brings the address of row r of matrix m.

@@ -272,11 +272,33 @@ fn on_cuda_wrong_launches_are_refused_by_name() -> Result<()> {
         let text = go(SOURCE, "stuck", &Launch { shared, ..launch.clone() }, &[Arg::U64(0)]);
         assert!(text.contains("cuFuncSetAttribute failed with code 1"), "{text}");
     }
-    let text = go(SOURCE, "stuck", &Launch { cooperative: true, ..launch }, &[]);
-    assert!(text.contains("not available on cuda:0"), "{text}");
+    // Four multiprocessors hold 128 blocks of 64 threads at once, and a grid of clusters has whole ones.
+    for (wrong, code) in [
+        (Launch { cooperative: true, grid: [129, 1, 1], ..launch.clone() }, 720),
+        (Launch { cluster: 2, grid: [3, 1, 1], ..launch.clone() }, 912),
+        (Launch { cluster: 16, grid: [16, 1, 1], ..launch }, 912),
+    ] {
+        let text = go(SOURCE, "stuck", &wrong, &[Arg::U64(0)]);
+        assert!(text.contains(&format!("cuLaunchKernelEx failed with code {code}")), "{text}");
+    }
     let text = s.zeros::<f32>(1 << 40).unwrap_err().to_string();
     let asked = "out of memory: 4398046511104 bytes for a buffer on cuda:0, ";
     assert!(text.starts_with(asked) && text.ends_with("of 4294967296 bytes are free"), "{text}");
+    Ok(())
+}
+
+#[test]
+fn on_cuda_clusters_and_cooperative_grids_are_launched() -> Result<()> {
+    let Some(cuda) = emulator::cuda() else { return Ok(()) };
+    let _turn = TURN.lock();
+    let kernel = Kernel { name: "patient", cuda: SOURCE, ascend: "" };
+    for (cluster, cooperative) in [(2, false), (0, true), (4, true)] {
+        let y = cuda.stream.upload(&[-1f32; 64])?;
+        let launch = Launch { grid: [8, 1, 1], block: 64, shared: 256, cluster, cooperative, ..Launch::default() };
+        // SAFETY: the kernel's argument, y with 64 elements; every block writes the same ones.
+        unsafe { cuda.stream.launch(&kernel, &launch, &[Arg::Ptr(y.view().ptr())])? };
+        assert_eq!(y.to_vec()?, (0..64).rev().map(|i| i as f32).collect::<Vec<_>>());
+    }
     Ok(())
 }
 

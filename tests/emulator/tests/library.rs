@@ -19,7 +19,7 @@ fn values(seed: u64, n: usize) -> Vec<f32> {
 fn gemm(c: &Buffer<f32>, a: &Buffer<f32>, b: &Buffer<f32>, m: usize, down: bool) -> Gemm {
     let [c, a, b] = [c, a, b].map(|v| v.view().ptr());
     let ld = [N, K, if down { N } else { K }].map(|n| n as u32);
-    Gemm { c, a, b, size: [m as u32, N as u32, K as u32], ld, down, dtype: DType::F32 }
+    Gemm { c, a, b, size: [m as u32, N as u32, K as u32], ld, down, dtype: DType::F32, bias: None }
 }
 
 /// The first `m` rows of a times b.
@@ -49,6 +49,44 @@ fn on_cuda_the_library_adds_as_it_likes() -> Result<()> {
         assert_ne!(whole[..N], alone[..], "a row in company has the bits of a row alone");
         assert!(whole.iter().zip(&want).all(|(g, w)| (g - w).abs() < 1e-4), "down {down}");
     }
+    Ok(())
+}
+
+#[test]
+fn on_cuda_a_bias_is_added_to_every_row_before_the_rounding() -> Result<()> {
+    let Some(cuda) = emulator::cuda() else { return Ok(()) };
+    let (s, m) = (&cuda.stream, 3);
+    let (a, b) = (s.upload(&values(1, m * K))?, s.upload(&values(2, N * K))?);
+    for seed in [4, 5] {
+        let (added, c) = (values(seed, N), s.upload(&vec![f32::NAN; m * N])?);
+        let bias = s.upload(&added)?;
+        let plain = product(s, &a.to_vec()?, &b.to_vec()?, m, false)?;
+        // SAFETY: buffers of the sizes that the product has.
+        let done = unsafe { s.gemm(&Gemm { bias: Some(bias.view().ptr()), ..gemm(&c, &a, &b, m, false) })? };
+        assert_eq!(done, Gemmed::Done);
+        let want: Vec<f32> = plain.iter().enumerate().map(|(i, v)| v + added[i % N]).collect();
+        assert_eq!(c.to_vec()?, want, "the second bias is not the plan's first");
+    }
+    Ok(())
+}
+
+#[test]
+fn on_cuda_the_first_product_comes_before_the_capture() -> Result<()> {
+    let Some(cuda) = emulator::cuda() else { return Ok(()) };
+    let s = cuda.stream.beside(runtime::Queue(5));
+    let [a, b, c] = [K, N * K, N].map(|n| s.upload(&values(3, n)));
+    let (a, b, c) = (a?, b?, c?);
+    let product = gemm(&c, &a, &b, 1, false);
+    // SAFETY: buffers of the sizes that the product has, alive until the queue is empty.
+    let mut go = || unsafe { s.gemm(&product).map(|done| assert_eq!(done, Gemmed::Done)) };
+    let text = s.backend().capture(s.queue(), &mut go).unwrap_err().to_string();
+    assert!(text.contains("gemm: the first product of a queue takes memory"), "{text}");
+    go()?;
+    let want = c.to_vec()?;
+    c.view().zero(&s)?;
+    let graph = s.backend().capture(s.queue(), &mut go)?.expect("the device records");
+    s.backend().replay(s.queue(), &graph)?;
+    assert_eq!(c.to_vec()?, want);
     Ok(())
 }
 

@@ -25,7 +25,8 @@ fn run(s: &Stream, x: &[f32], dy: &[f32], cases: &[Case]) -> Result<[Vec<f32>; 4
     let (y, dx) = (Acts::nan(s, Bf16, m * n)?, Acts::nan(s, Bf16, m * k)?);
     let x = Acts::put(s, Bf16, &padded(x, k, library::row(k, &parts)))?;
     let dy = Acts::put(s, Bf16, &padded(dy, n, library::row(n, &parts)))?;
-    library::forward(s, y.view(), x.view(), &parts)?;
+    let bias = library::bias(s, &parts)?;
+    library::forward(s, y.view(), x.view(), &parts, bias.as_ref().map(|b| b.view()))?;
     library::backward(s, dx.view(), dy.view(), &parts)?;
     Ok([y.get()?, x.get()?, dx.get()?, dy.get()?])
 }
@@ -39,7 +40,7 @@ fn columns(rows: &[f32], ld: usize, first: usize, count: usize) -> Vec<f32> {
 fn on_cuda_the_library_against_f64() {
     with_both_adders("linear library", |s| {
         for (i, (m, k, n, rank)) in [(1, 8, 8, 0), (7, 72, 136, 8), (65, 104, 72, 64), (16, 96, 56, 70)].into_iter().enumerate() {
-            let cases = [case(n, k, rank, false, 10 * i as u32)];
+            let cases = [rounded_bias(case(n, k, rank, i % 2 == 1, 10 * i as u32))];
             let (x, dy) = (rounded(&values(m * k, 91)), rounded(&values(m * n, 92)));
             let (a, b) = copies(&cases[0]);
             let module = Module { a: &a, b: &b, scale: 1.0, ..cases[0].module() };
@@ -54,14 +55,14 @@ fn on_cuda_the_library_against_f64() {
     });
 }
 
-/// Without biases.
-fn plain_group() -> Vec<Case> {
-    group().into_iter().map(|c| Case { bias: Vec::new(), ..c }).collect()
+/// With a bias that the library takes as it is.
+fn rounded_bias(c: Case) -> Case {
+    Case { bias: rounded(&c.bias), ..c }
 }
 
 #[test]
 fn on_cuda_the_library_repeats_itself_and_its_strips_are_the_rooms() {
-    let (cases, m) = (plain_group(), 19);
+    let (cases, m) = (group().into_iter().map(rounded_bias).collect::<Vec<_>>(), 19);
     let (k, n, t) = (cases[0].k, outputs(&cases).iter().sum::<usize>(), tail(&cases));
     let (x, dy) = (values(m * k, 33), values(m * n, 34));
     with_both_adders("linear library repeats", |s| {
@@ -102,13 +103,21 @@ fn on_cuda_what_the_library_does_not_take_is_named() {
     let loaded = Loaded::new(s, &with_bias, &[8]).unwrap();
     let (y, x) = (Acts::nan(s, Bf16, 2 * 16).unwrap(), Acts::nan(s, Bf16, 2 * 64).unwrap());
     let parts = loaded.parts().unwrap();
-    assert!(
-        text(library::forward(s, y.view(), x.view(), &parts)).contains("linear::library with a bias is not available on cuda:0")
-    );
+    let (y, x) = (y.view(), x.view());
+    let unbiased = "bias: wanted that of library::bias exactly where a part has one";
+    assert!(text(library::forward(s, y, x, &parts, None)).contains(unbiased));
     let bare = [Part { bias: None, ..parts[0] }];
-    assert_eq!(text(library::forward(s, y.view(), x.view(), &bare)), "");
-    assert!(
-        text(library::forward(s, y.view(), x.view().slice(0..80).unwrap(), &bare)).contains("x: wanted 128 elements, got 80")
-    );
-    assert!(text(library::forward(s, y.view(), View::none(Bf16), &[])).contains("no parts"));
+    let bias = library::bias(s, &parts).unwrap().unwrap();
+    assert!(text(library::forward(s, y, x, &bare, Some(bias.view()))).contains(unbiased));
+    let short = bias.view().slice(0..8).unwrap();
+    assert!(text(library::forward(s, y, x, &parts, Some(short))).contains("bias: wanted 16 elements, got 8"));
+    assert!(library::bias(s, &bare).unwrap().is_none());
+    assert_eq!(text(library::forward(s, y, x, &bare, None)), "");
+    assert!(text(library::forward(s, y, x.slice(0..80).unwrap(), &bare, None)).contains("x: wanted 128 elements, got 80"));
+    assert!(text(library::forward(s, y, View::none(Bf16), &[], None)).contains("no parts"));
+    let odd = [case(12, 40, 8, false, 71)];
+    let loaded = Loaded::new(s, &odd, &[8]).unwrap();
+    let y = y.slice(0..24).unwrap();
+    let said = text(library::forward(s, y, x, &loaded.parts().unwrap(), None));
+    assert!(said.contains("linear::library::forward") && said.contains("not available on cuda:0"), "{said}");
 }

@@ -35,6 +35,9 @@ const CASES: &[(&str, &[&str], &[&str])] = &[
     ("ple config f", &["from-trl"], &["show"]),
     ("ple config show --command s", &["sft", "score"], &["train"]),
     ("ple config show --command sft --lora_a", &["--lora_alpha"], &["sft"]),
+    ("ple inspect d", &["data"], &["model"]),
+    ("ple inspect data --ro", &["--rows"], &[]),
+    ("ple chat --sys", &["--system"], &[]),
     ("ple completions z", &["zsh"], &["bash"]),
 ];
 

@@ -71,6 +71,7 @@ pub(super) fn prompts(
     if prompts.is_empty() {
         return Err(Error::file(path, format!("no query is left: {dropped}")));
     }
+    tell(data::check::prompts_line(&prompts, &opened.tokenizer, &opened.ends()?)?);
     let most = ROW_SAMPLES / samples.side as u64 * prompts.len() as u64;
     if u64::from(c.ple_queries_per_iter) > most {
         let (n, got) = (prompts.len(), c.ple_queries_per_iter);
