@@ -37,6 +37,7 @@ pub(crate) mod cuda;
 pub(crate) mod forest;
 pub(crate) mod layout;
 mod mma;
+mod mma_cases;
 #[cfg(test)]
 pub(crate) mod reference;
 pub(crate) mod scratch;
@@ -48,6 +49,7 @@ mod weights;
 pub(crate) use cuda::KERNELS;
 use forest::Forest;
 pub(crate) use mma::variants;
+pub(crate) use mma_cases::cases_in_bf16;
 use runtime::{DType, Result, Stream, View, disjoint, ensure};
 
 /// A segment without a parent.

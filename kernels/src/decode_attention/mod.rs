@@ -13,6 +13,7 @@
 //!
 //! `out [B, h·d]` f32 =. 4·d FLOPs and, per kv head, 8·d bytes of pages per visible key. order: law (A1, A2, A3).
 
+mod cases;
 mod cpu;
 mod cuda;
 #[cfg(test)]
@@ -23,6 +24,7 @@ mod tests;
 use crate::attention::forest::Forest;
 use crate::attention::{self, Heads, Params, operand};
 use crate::kv_store::{PAGE, Pages};
+pub(crate) use cases::cases;
 pub(crate) use cuda::KERNELS;
 use runtime::{DType, Result, Stream, View, disjoint, ensure};
 

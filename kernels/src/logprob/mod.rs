@@ -36,6 +36,7 @@
 mod cpu;
 mod cuda;
 mod mma;
+mod mma_cases;
 #[cfg(test)]
 mod reference;
 mod softmax;
@@ -45,6 +46,7 @@ mod tests;
 use crate::linear::pack::Stock;
 use crate::weight::{self, Layout, Weight};
 pub(crate) use cuda::variants;
+pub(crate) use mma_cases::cases_in_bf16;
 use runtime::{DType, Element, Result, Stream, View, disjoint, ensure};
 
 /// What [`forward`] leaves for the backward calls, `[M]` f32 each.

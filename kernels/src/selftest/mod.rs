@@ -44,7 +44,7 @@ const fn room(name: &'static str, stored: DType, law: bool, cases: Cases) -> Roo
 
 /// Every room that is registered, a line for each storage and way. A kernel that [`crate::cuda::kernels`] lists and that no case here
 /// launches fails the tests.
-pub const ROOMS: [Room; 12] = [
+pub const ROOMS: [Room; 15] = [
     room("rms_norm", F32, true, crate::rms_norm::cases),
     room("rms_norm/bf16", Bf16, true, crate::rms_norm::cases_in_bf16),
     room("rope", F32, true, crate::rope::cases),
@@ -57,6 +57,9 @@ pub const ROOMS: [Room; 12] = [
     room("linear", F32, true, crate::linear::cases),
     room("linear/bf16", Bf16, true, crate::linear::cases_in_bf16),
     room("linear/library", Bf16, false, crate::linear::cases_by_library),
+    room("attention/bf16", Bf16, true, crate::attention::cases_in_bf16),
+    room("decode_attention", F32, true, crate::decode_attention::cases),
+    room("logprob/bf16", Bf16, true, crate::logprob::cases_in_bf16),
 ];
 
 /// The same cases with activations in bf16, whose bits are the CPU's rounded once.
