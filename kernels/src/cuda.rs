@@ -78,6 +78,7 @@ pub fn kernels() -> Vec<(Kernel, Defines)> {
         &crate::attention::KERNELS,
         &crate::decode_attention::KERNELS,
         &crate::kv_store::KERNELS,
+        &crate::embedding::ADD,
         &crate::linear::KERNELS,
         &crate::conformance::KERNELS,
     ];

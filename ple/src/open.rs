@@ -39,12 +39,21 @@ pub fn stream(c: &Config) -> Result<Stream> {
     Ok(s)
 }
 
-fn dtype(c: &Config) -> Option<DType> {
-    match c.dtype {
+/// Storage of the base weights; None keeps the file's. A device computes in f32, and its weights are f32 then.
+fn dtype(c: &Config, s: &Stream) -> Result<Option<DType>> {
+    let wanted = match c.dtype {
         Dtype::Auto => None,
         Dtype::Float32 => Some(DType::F32),
         Dtype::Bfloat16 => Some(DType::Bf16),
         Dtype::Float16 => Some(DType::F16),
+    };
+    match (s.host(), wanted) {
+        (Some(_), wanted) => Ok(wanted),
+        (None, None | Some(DType::F32)) => Ok(Some(DType::F32)),
+        (None, Some(other)) => {
+            let name = s.backend().name();
+            Err(Error::Usage(format!("dtype: wanted float32 on {name}, which computes in f32, got {other}")))
+        }
     }
 }
 
@@ -102,7 +111,7 @@ impl Opened {
             None if full && c.command == Command::Reward => {
                 Transformer::load_scalar(&stream, &folder, DType::F32, c.seed, kernels::sample::philox)?
             }
-            None => Transformer::load(&stream, &folder, if full { Some(DType::F32) } else { dtype(c) })?,
+            None => Transformer::load(&stream, &folder, if full { Some(DType::F32) } else { dtype(c, &stream)? })?,
         };
         let mut tokenizer = Tokenizer::open(&folder)?;
         fits(&folder, tokenizer.vocab_size(), model.config.vocab_size)?;

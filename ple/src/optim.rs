@@ -75,6 +75,8 @@ pub struct Optimizer {
     steps: u64,
     /// Where the schedule and the moments began: after so many steps, for so many.
     cycle: (u64, u64),
+    /// The gradient norm, whose memory is taken in the first step.
+    norm: Option<adamw::Norm>,
 }
 
 impl Optimizer {
@@ -99,6 +101,7 @@ impl Optimizer {
             warmup: (c.warmup_steps, c.warmup_ratio),
             steps: 0,
             cycle: (0, total),
+            norm: None,
         })
     }
 
@@ -126,9 +129,14 @@ impl Optimizer {
     }
 
     /// Clips and steps: returns the gradient norm before clipping and the learning rate used. `tensors` are the parts of `g` that
-    /// are tensors. A norm that is not finite changes nothing.
+    /// are tensors, the same in every step. A norm that is not finite changes nothing.
     pub fn step(&mut self, s: &Stream, p: View<'_>, g: View<'_>, tensors: &[Range<usize>]) -> Result<(f64, f64)> {
-        let norm = adamw::grad_norm(s, g, tensors)?;
+        let measured = match &mut self.norm {
+            Some(norm) => norm,
+            none => none.insert(adamw::Norm::new(s, tensors)?),
+        };
+        measured.measure(s, g, self.max_grad_norm)?;
+        let norm = measured.value()?;
         let (begun, total) = self.cycle;
         let lr = self.schedule.lr(self.steps - begun, total, rising(self.warmup.0, self.warmup.1, total));
         if norm.is_finite() {

@@ -1,3 +1,5 @@
 //! The model floor's promises beyond numbers.
 
+mod counted;
+mod cuda;
 mod steady;

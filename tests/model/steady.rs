@@ -1,5 +1,6 @@
 //! A steady training step allocates nothing on the device and next to nothing on the host.
 
+use super::counted::{Counts, counted};
 use crate::allocations;
 use anyhow::{Result, ensure};
 use model::Tune;
@@ -11,72 +12,12 @@ use ple::trainer::{Trainer, Workspace};
 use ple_tests::data::say;
 use ple_tests::tiny::{self, Random};
 use runtime::comm::Single;
-use runtime::{Backend, DType, DeviceInfo, Event, Isa, Pinned, Pool, Ptr, Queue, Stream, cpu::Cpu};
+use runtime::{Backend, DType, Isa, Stream, cpu::Cpu};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
-
-/// The CPU, counting what is allocated on it.
-struct Counted {
-    cpu: Cpu,
-    allocations: AtomicUsize,
-}
-
-impl Backend for Counted {
-    fn name(&self) -> &str {
-        self.cpu.name()
-    }
-    fn info(&self) -> &DeviceInfo {
-        self.cpu.info()
-    }
-    fn host(&self) -> Option<&Pool> {
-        self.cpu.host()
-    }
-    fn alloc(&self, q: Queue, bytes: usize) -> runtime::Result<Ptr> {
-        self.allocations.fetch_add(1, Ordering::Relaxed);
-        self.cpu.alloc(q, bytes)
-    }
-    fn free(&self, q: Queue, p: Ptr, bytes: usize) {
-        self.cpu.free(q, p, bytes);
-    }
-    fn pinned(&self, bytes: usize) -> runtime::Result<Pinned> {
-        self.allocations.fetch_add(1, Ordering::Relaxed);
-        self.cpu.pinned(bytes)
-    }
-    fn htod(&self, q: Queue, dst: Ptr, src: &[u8]) -> runtime::Result<()> {
-        self.cpu.htod(q, dst, src)
-    }
-    fn dtoh(&self, q: Queue, dst: &mut [u8], src: Ptr) -> runtime::Result<()> {
-        self.cpu.dtoh(q, dst, src)
-    }
-    fn dtoh_later(&self, q: Queue, dst: &mut Pinned, src: Ptr, n: usize) -> runtime::Result<Event> {
-        self.cpu.dtoh_later(q, dst, src, n)
-    }
-    fn dtod(&self, q: Queue, dst: Ptr, src: Ptr, n: usize) -> runtime::Result<()> {
-        self.cpu.dtod(q, dst, src, n)
-    }
-    fn fill(&self, q: Queue, dst: Ptr, byte: u8, n: usize) -> runtime::Result<()> {
-        self.cpu.fill(q, dst, byte, n)
-    }
-    fn record(&self, q: Queue) -> runtime::Result<Event> {
-        self.cpu.record(q)
-    }
-    fn wait(&self, q: Queue, e: &Event) -> runtime::Result<()> {
-        self.cpu.wait(q, e)
-    }
-    fn elapsed(&self, a: &Event, b: &Event) -> runtime::Result<Duration> {
-        self.cpu.elapsed(a, b)
-    }
-    fn synchronize(&self, q: Queue) -> runtime::Result<()> {
-        self.cpu.synchronize(q)
-    }
-}
 
 /// One thread, so that every allocation is the counting thread's own.
-fn device() -> (Arc<Counted>, Stream) {
-    let device = Arc::new(Counted { cpu: Cpu::new(1, Isa::detect()), allocations: AtomicUsize::new(0) });
-    (device.clone(), Stream::on(device))
+fn device() -> (Counts, Stream) {
+    counted(Box::new(Cpu::new(1, Isa::detect())) as Box<dyn Backend>)
 }
 
 /// Pairs as PLE trains them, of both branches; SFT takes them as two answers.
@@ -104,11 +45,11 @@ fn steps(method: &dyn Method, tune: Tune, folder: &Path) -> Result<(usize, alloc
     for _ in 0..4 {
         trainer.step(&mut w, method, &all)?;
     }
-    let before = counted.allocations.load(Ordering::Relaxed);
+    let before = counted.allocations();
     let (outcome, host) = allocations::of(|| trainer.step(&mut w, method, &all));
     let step = outcome?;
     ensure!(step.loss.is_finite() && step.grad_norm > 0.0, "the counted step did nothing: {step:?}");
-    Ok((counted.allocations.load(Ordering::Relaxed) - before, host))
+    Ok((counted.allocations() - before, host))
 }
 
 #[test]

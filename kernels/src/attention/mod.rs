@@ -30,6 +30,7 @@
 //! order: law (A1, A2, A3, A6; in bf16 with the orders above). A row of `out`, `m`, `l` depends on its path alone, a row of `dqkv` on its tree alone.
 
 pub(crate) mod block;
+mod cases;
 pub(crate) mod chains;
 pub(crate) mod cpu;
 mod cpu_backward;
@@ -46,6 +47,7 @@ pub(crate) mod tests;
 pub(crate) mod tile;
 mod weights;
 
+pub(crate) use cases::cases;
 pub(crate) use cuda::KERNELS;
 use forest::Forest;
 pub(crate) use mma::variants;

@@ -2,7 +2,7 @@
 
 use crate::linear::{self, Lora, Part};
 use crate::weight::{self, Layout};
-use crate::{adamw, attention, embedding, logprob, rms_norm, rope, swiglu};
+use crate::{adamw, attention, embedding, logprob, rms_norm, rope, score, swiglu};
 use half::bf16;
 use runtime::{Buffer, DType, Element, Result, Stream, View};
 
@@ -152,6 +152,10 @@ fn elementwise<T: Acts>(Shape { rows: n, c, f, h, k, d, v }: Shape) -> Vec<Work>
             embedding::forward(s, x.view(), tokens.view(), laid, 1.0)
         }))
     };
+    let scored = move |s: &Stream| -> Result<Call> {
+        let (x, w, rows, out) = (up::<T>(s, n * c, 1)?, up::<f32>(s, c, 3)?, ids(s, n, n)?, s.zeros::<f32>(n)?);
+        Ok(Box::new(move |s| score::forward(s, out.view(), x.view(), rows.view(), w.view())))
+    };
     let (name, b) = (T::NAME, size_of::<T>() as f64);
     vec![
         Work::new("rms_norm", format!("forward + residual {name} {n}x{c}"), [5.0 * nc, 4.0 * b * nc], norm),
@@ -159,6 +163,7 @@ fn elementwise<T: Acts>(Shape { rows: n, c, f, h, k, d, v }: Shape) -> Vec<Work>
         Work::new("rope", format!("forward {name} {n}x{}x{d}", h + k), [3.0 * nr, 2.0 * b * nr], turn),
         Work::new("swiglu", format!("forward {name} {n}x{f}"), [20.0 * nf, 3.0 * b * nf], act),
         Work::new("swiglu", format!("backward {name} {n}x{f}"), [26.0 * nf, 5.0 * b * nf], act_back),
+        Work::new("score", format!("forward {name} {n}x{c}"), [2.0 * nc, b * nc], scored),
         Work::new("embedding", format!("forward {name} {n}x{c} of {v}"), [0.0, 2.0 * b * nc], look_up),
     ]
 }

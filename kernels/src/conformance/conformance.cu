@@ -125,7 +125,8 @@ extern "C" __global__ void dump_tensor_load(u32 *out, const __grid_constant__ Te
 
 #ifdef WGMMA
 // D of one lane to out [N / 2, 128].
-template <int H> __device__ void put(u32 *out, const float (&d)[H]) {
+template <int H> __device__ __forceinline__ void put(u32 *out, const float (&d)[H]) {
+UNROLL
   for (u32 i = 0; i < H; i++) out[i * 128 + threadIdx.x] = __float_as_uint(d[i]);
 }
 
@@ -147,14 +148,21 @@ template <int N> __device__ void products(u32 *out, const unsigned char *a, cons
   wgmma_commit();
   wgmma_wait<0>();
   put(out + 64 * N, d);
+}
+
+// The same from shared memory, from +0, each step waited for.
+template <int N> __device__ void serial(u32 *out, const unsigned char *a, const unsigned char *b) {
+  float d[N / 2];
+UNROLL
   for (u32 i = 0; i < N / 2; i++) d[i] = 0.0f;
+UNROLL
   for (u32 k = 0; k < 4; k++) {
     wgmma_fence();
     wgmma_bf16<0, 0>(d, tile_of(a + 32 * k, 16, 1024), tile_of(b + 32 * k, 16, 1024), 1);
     wgmma_commit();
     wgmma_wait<0>();
   }
-  put(out + 128 * N, d);
+  put(out, d);
 }
 #endif
 
@@ -167,10 +175,10 @@ extern "C" __global__ void dump_wgmma(u32 *out, const u32 *in, u32 n) {
   for (u32 i = threadIdx.x; i < (64 + n) * 32; i += 128) *(u32 *)(a + swizzled(i / 32, i % 32 * 4)) = in[i];
   fence_async();
   __syncthreads();
-  if (n == 8) products<8>(out, a, b, in);
-  if (n == 64) products<64>(out, a, b, in);
-  if (n == 128) products<128>(out, a, b, in);
-  if (n == 256) products<256>(out, a, b, in);
+  if (n == 8) products<8>(out, a, b, in), serial<8>(out + 1024, a, b);
+  if (n == 64) products<64>(out, a, b, in), serial<64>(out + 8192, a, b);
+  if (n == 128) products<128>(out, a, b, in), serial<128>(out + 16384, a, b);
+  if (n == 256) products<256>(out, a, b, in), serial<256>(out + 32768, a, b);
   if (n == 64) {
     float d[32];
     wgmma_fence();

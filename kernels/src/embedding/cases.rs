@@ -1,6 +1,7 @@
 //! The room's cases for [`crate::selftest`].
 
 use super::{backward, forward};
+use crate::panels;
 use crate::selftest::inputs::{Kind, below, normal, rounded, rows as batch};
 use crate::selftest::{Case, Operand, in_bf16};
 use crate::weight::{self, Layout};
@@ -44,8 +45,9 @@ fn shape(kind: Kind, seed: u64, n: usize, [v, c]: [usize; 2]) -> Vec<Case> {
     let operands = vec![Operand::output::<f32>("dtable", v * c), dx, tokens];
     let gather = Case::new(named("backward"), operands, move |s, o| {
         let layout = Layout::of(s, &[]);
-        let held = s.zeros::<f32>(layout.len(&[v], c))?;
-        backward(s, held.view(), o[1], o[2], v)?;
+        let (part, held) = (s.zeros::<f32>(layout.len(&[v], c))?, s.zeros::<f32>(layout.len(&[v], c))?);
+        backward(s, part.view(), o[1], o[2], v)?;
+        panels::accumulate(s, held.view(), part.view())?;
         o[0].write(s, &weight::read(s, layout.weight(held.view(), &[v], c, 0)?)?)
     });
     vec![look_up.cut(n), gather]

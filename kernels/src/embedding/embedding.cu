@@ -22,3 +22,9 @@ extern "C" __global__ void embedding_backward(float *dtable, const stored *dx, c
     dtable[(u64)id * ld + k] = acc;
   }
 }
+
+// total [n] += part [n].
+extern "C" __global__ void embedding_add(float *total, const float *part, u64 n) {
+  u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n) total[i] += part[i];
+}

@@ -26,6 +26,16 @@ pub(crate) use cases::{cases, cases_in_bf16};
 pub(crate) const KERNELS: [Kernel; 2] =
     [kernel!("embedding_forward", "embedding.cu"), kernel!("embedding_backward", "embedding.cu")];
 
+pub(crate) const ADD: [Kernel; 1] = [kernel!("embedding_add", "embedding.cu")];
+
+/// total += part, element by element in f32, on CUDA: how an example's dtable joins the others' (LAW A7).
+pub(crate) fn add(s: &Stream, total: View<'_>, part: View<'_>) -> Result<()> {
+    let room = "embedding::add";
+    let args = [operand(room, total, F32)?, operand(room, part, F32)?, Arg::U64(total.len() as u64)];
+    // SAFETY: the kernel's arguments; the caller checked that both are as long.
+    unsafe { s.launch(&ADD[0], &elements(total.len())?, &args) }
+}
+
 fn within(room: &str, tokens: &[u32], v: usize) -> Result<()> {
     match tokens.iter().enumerate().find(|(_, id)| **id as usize >= v) {
         Some((n, id)) => Err(Error::Shape(format!("{room}: row {n} has id {id}, the vocabulary has {v}"))),

@@ -12,12 +12,18 @@ __device__ void bring(Chunk *to, const u16 *from, const u16 *aligned, u32 count)
   (void)aligned;
   for (u32 i = 0; i < 8; i++) to->at[i] = i < count ? from[i] : (u16)0;
 #else
-  copy(to, from, aligned, count > 0);
+  copy(to, from, aligned, count != 0);
 #endif
 }
 
-// How many of eight elements from `at` are below `end`.
-__device__ u32 eight(u32 at, u32 end) { return at >= end ? 0 : end - at < 8 ? end - at : 8; }
+// How many of the eight elements from `at`, which is below `end`, are below it too; all of them but for RAGGED.
+__device__ u32 eight(u32 at, u32 end) {
+#if RAGGED
+  if (end - at < 8) return end - at;
+#endif
+  (void)at, (void)end;
+  return 8;
+}
 
 // What the columns of the output belong to: part p has those from column[p]. bias[p]: [N_p] or null. slot[p] .. slot[p+1]: its strip. Where
 // bit p of `halves` is set, columns come in eights, in turn the rounded value and what rounding lost.
@@ -61,7 +67,7 @@ template <bool DOWN> __device__ void load(Tiles &t, const Product &p, u32 row, u
   u32 body = (p.body + 15) / 16;
   for (u32 i = threadIdx.x; i < TILE_M * 4; i += THREADS) {
     u32 r = i / 4, c = i % 4, step = 2 * stage + c / 2, at = step * 16 + c % 2 * 8, late = p.from + at - body * 16;
-    bool own = step < body, there = row + r < p.m && step < steps;
+    bool own = step < body, there = row + r < p.m && step < steps && (!own || at < p.body);
     const u16 *from = own ? p.left + (u64)(row + r) * p.left_ld + at : p.tail + (u64)(row + r) * p.width + late;
     bring(&t.left[buffer][place<4>(r, c)], from, p.left, there ? own ? eight(at, p.body) : 8 : 0);
   }
@@ -69,8 +75,8 @@ template <bool DOWN> __device__ void load(Tiles &t, const Product &p, u32 row, u
     const u32 width = DOWN ? TILE_N / 8 : 4;
     u32 r = i / width, c = i % width, step = 2 * stage + (DOWN ? r / 16 : c / 2), at = step * 16 + (DOWN ? r % 16 : c % 2 * 8);
     u32 along = step < body ? at : p.body + p.from + at - body * 16, across = DOWN ? column + 8 * c : column + r;
-    bool own = step < body, there = across < p.n && step < steps;
-    u32 count = DOWN ? own && at >= p.body ? 0 : eight(across, p.n) : own ? eight(at, p.body) : 8;
+    bool there = across < p.n && step < steps && (step >= body || at < p.body);
+    u32 count = DOWN ? eight(across, p.n) : step < body ? eight(at, p.body) : 8;
     bring(&t.right[buffer][place<width>(r, c)], p.right + (DOWN ? (u64)along * p.ld + across : (u64)across * p.ld + along), p.right, there ? count : 0);
   }
 }
@@ -190,12 +196,12 @@ extern "C" __launch_bounds__(THREADS) __global__ void linear_mma_outer(float *to
              u32 first = from + q * DEPTH;
              for (u32 i = threadIdx.x; i < DEPTH * 2; i += THREADS) {
                u32 r = i / 2, k = row + i % 2 * 8;
-               u32 there = first + r < end ? eight(k, left.count) : 0;
+               u32 there = first + r < end && k < left.count ? eight(k, left.count) : 0;
                bring(&rows.left[buffer][place<2>(r, i % 2)], left.at + (u64)(first + r) * left.stride + k, left.at, there);
              }
              for (u32 i = threadIdx.x; i < DEPTH * ACROSS / 8; i += THREADS) {
                u32 r = i / (ACROSS / 8), k = column + i % (ACROSS / 8) * 8;
-               u32 there = first + r < end ? eight(k, right.count) : 0;
+               u32 there = first + r < end && k < right.count ? eight(k, right.count) : 0;
                bring(&rows.right[buffer][place<ACROSS / 8>(r, i % (ACROSS / 8))], right.at + (u64)(first + r) * right.stride + k, right.at, there);
              }
            },

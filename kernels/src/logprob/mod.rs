@@ -33,6 +33,7 @@
 //! every logit a second time. Forward is split over entries, backward over rows, backward_weight over ids. [`of_logits`] gives the bits
 //! of [`forward`].
 
+mod cases;
 mod cpu;
 mod cuda;
 mod mma;
@@ -45,6 +46,7 @@ mod tests;
 
 use crate::linear::pack::Stock;
 use crate::weight::{self, Layout, Weight};
+pub(crate) use cases::cases;
 pub(crate) use cuda::variants;
 pub(crate) use mma_cases::cases_in_bf16;
 use runtime::{DType, Element, Result, Stream, View, disjoint, ensure};

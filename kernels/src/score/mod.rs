@@ -14,11 +14,14 @@
 use crate::cuda::{blocks, elements, kernel, operand, size, stored, variant};
 use runtime::{DType::F32, DType::U32, Error, Kernel, Launch, Result, Stream, View, disjoint, ensure};
 
+mod cases;
 mod cpu;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use cases::cases;
 
 pub(crate) const KERNELS: [Kernel; 3] = [
     kernel!("score_forward", "score.cu", "logprob/rows.cuh"),

@@ -44,7 +44,7 @@ const fn room(name: &'static str, stored: DType, law: bool, cases: Cases) -> Roo
 
 /// Every room that is registered, a line for each storage and way. A kernel that [`crate::cuda::kernels`] lists and that no case here
 /// launches fails the tests.
-pub const ROOMS: [Room; 15] = [
+pub const ROOMS: [Room; 19] = [
     room("rms_norm", F32, true, crate::rms_norm::cases),
     room("rms_norm/bf16", Bf16, true, crate::rms_norm::cases_in_bf16),
     room("rope", F32, true, crate::rope::cases),
@@ -56,6 +56,10 @@ pub const ROOMS: [Room; 15] = [
     room("adamw", F32, true, crate::adamw::cases),
     room("linear", F32, true, crate::linear::cases),
     room("linear/bf16", Bf16, true, crate::linear::cases_in_bf16),
+    room("attention", F32, true, crate::attention::cases),
+    room("logprob", F32, true, crate::logprob::cases),
+    room("score", F32, true, crate::score::cases),
+    room("score/bf16", Bf16, true, |rows, seed| in_bf16(crate::score::cases(rows, seed))),
     room("linear/library", Bf16, false, crate::linear::cases_by_library),
     room("attention/bf16", Bf16, true, crate::attention::cases_in_bf16),
     room("decode_attention", F32, true, crate::decode_attention::cases),

@@ -26,12 +26,37 @@ fn a_cuda_device_without_compiler_symbol_number_or_room_is_refused_by_name() -> 
     let (stage, Some(made)) = (Stage::new()?, emulator::libraries()) else { return Ok(()) };
     let call = |folder: &Path, device: &str| stage.sft().and("--device").and(device).libraries(folder);
     call(made, "cuda:1").refuse(DEVICE, &["no device: cuda:1", "has 1 devices"])?;
-    call(made, "cuda:0").refuse(DEVICE, &["is not available on cuda:0"])?;
+    call(made, "cuda:0").and("--dtype bfloat16").refuse(USAGE, &["dtype: wanted float32 on cuda:0", "got bf16"])?;
     let folder = tempfile::tempdir()?;
     symlink(made.join("libcuda.so"), folder.path().join("libcuda.so"))?;
     if !runtime::probe::libraries().iter().any(|found| found.name == "libnvrtc" && found.path.is_some()) {
         call(folder.path(), "cuda:0").refuse(DEVICE, &["no device: cuda:0", "compiler was not found", "libnvrtc.so.13"])?;
     }
+    Ok(())
+}
+
+/// Training, checkpoints and what is read back of the device: the files are those of the CPU.
+#[test]
+fn on_cuda_a_run_writes_the_files_that_the_cpu_writes() -> Result<()> {
+    let (stage, Some(made)) = (Stage::new()?, emulator::libraries()) else { return Ok(()) };
+    let adapter = || stage.read("out/adapter_model.safetensors");
+    let run = || stage.sft().and("--max_steps 3 --learning_rate 0.01 --save_steps 2");
+    run().succeed()?;
+    let want = adapter()?;
+    std::fs::rename(stage.path("out"), stage.path("cpu"))?;
+    let on_device = || run().and("--device cuda:0").libraries(made);
+    on_device().succeed()?;
+    ensure!(adapter()? == want, "another adapter than the CPU's");
+    for name in ["checkpoint-2/adapter_model.safetensors", "checkpoint-2/optimizer.safetensors"] {
+        let [device, cpu] = ["out", "cpu"].map(|run| stage.read(&format!("{run}/{name}")));
+        ensure!(device? == cpu?, "{name} differs from the CPU's");
+    }
+    std::fs::remove_file(stage.path("out/adapter_model.safetensors"))?;
+    on_device().and("--resume_from_checkpoint true").succeed()?;
+    ensure!(adapter()? == want, "another adapter after going on from a checkpoint");
+    // A run of the device goes on on the CPU.
+    run().and("--resume_from_checkpoint true").succeed()?;
+    ensure!(adapter()? == want, "another adapter on the other device");
     Ok(())
 }
 

@@ -1,0 +1,116 @@
+//! Whole training steps on the emulated CUDA device: in f32 the CPU's bits, in every order of its threads, copies and queues.
+
+use super::counted::counted;
+use anyhow::{Context, Result, ensure};
+use model::{Adapter, Tune};
+use ple::config::{Command, Config};
+use ple::method::{Example, Heads, sft::Sft};
+use ple::optim::Optimizer;
+use ple::pack;
+use ple::trainer::{Trainer, Workspace};
+use ple_tests::data::say;
+use ple_tests::tiny::{self, Random};
+use runtime::comm::Single;
+use runtime::{Backend, DType, Isa, Stream};
+use std::path::Path;
+
+/// Optimizer steps of a run.
+const STEPS: usize = 10;
+
+/// What a run leaves: losses and what was trained by their bits (full: the bytes of its file), gradient norms.
+#[derive(PartialEq)]
+struct Run {
+    losses: Vec<u64>,
+    trained: Vec<u32>,
+    norms: Vec<f64>,
+}
+
+/// Prompts with two answers each, so that rows share a prefix; one of them longer than a block of keys.
+fn examples() -> Vec<Example> {
+    let mut random = Random(21);
+    let mut one = |row: u32, prompt: usize, answers: [usize; 2]| {
+        let (prompt, answers) = (random.ids(prompt), answers.map(|n| random.ids(n)).to_vec());
+        Example { row, prompt, answers, weights: vec![1.0, 1.0], ..Default::default() }
+    };
+    vec![one(0, 5, [4, 1]), one(1, 66, [3, 5]), one(2, 3, [6, 2])]
+}
+
+/// Trains for so many steps of several micro-batches. From the second step on nothing is allocated, and the host waits once for each
+/// micro-batch and once for the norm.
+fn run(device: &'static dyn Backend, folder: &Path, tune: Tune, steps: usize) -> Result<Run> {
+    let (counts, s) = counted(device);
+    let (model, _) = tiny::load(&s, folder)?;
+    let words = model.trained(tune)?.0.flat().len();
+    let mut config = Config::defaults(Command::Sft);
+    (config.learning_rate, config.max_grad_norm) = (1e-2, 0.5);
+    let optimizer = Optimizer::new(&s, words, &config, steps as u64)?;
+    let mut trainer = Trainer::new(s.clone(), model, tune, optimizer, Box::new(Single))?;
+    let examples = examples();
+    let all: Vec<&Example> = examples.iter().collect();
+    let limits = pack::limits(pack::longest(&examples));
+    ensure!(pack::next(&all, Heads::LogProb, limits)? == 1, "the first micro-batch holds more than an example");
+    let mut w = Workspace::new(&s, &trainer.model, limits, None)?;
+    let (mut losses, mut norms) = (Vec::new(), Vec::new());
+    for i in 0..steps {
+        let (allocations, waits) = (counts.allocations(), counts.waits());
+        let step = trainer.step(&mut w, &Sft, &all)?;
+        let (allocated, waited) = (counts.allocations() - allocations, counts.waits() - waits);
+        ensure!(i == 0 || allocated == 0, "step {i}: {allocated} allocations");
+        ensure!(s.host().is_some() || waited == 4, "step {i}: {waited} waits for 3 micro-batches and a norm");
+        losses.push(step.loss.to_bits());
+        norms.push(step.grad_norm);
+    }
+    let mut bits = Vec::new();
+    match tune {
+        Tune::Lora(slot) => {
+            let adapter = trainer.model.slot(Adapter::Slot(slot))?.context("an adapter")?.download(&s)?;
+            adapter.modules.iter().for_each(|m| bits.extend(m.a.iter().chain(&m.b).map(|v| v.to_bits())));
+        }
+        Tune::Full => {
+            let kept = tempfile::tempdir()?;
+            trainer.model.base().save(&s, kept.path())?;
+            bits.extend(std::fs::read(kept.path().join("model.safetensors"))?.into_iter().map(u32::from));
+        }
+    }
+    Ok(Run { losses, norms, trained: bits })
+}
+
+#[test]
+fn on_cuda_ten_steps_in_f32_have_the_cpu_s_bits() -> Result<()> {
+    let Some(cuda) = emulator::cuda() else { return Ok(()) };
+    let folder = tiny::folder(false, DType::F32)?;
+    let cpu: &'static Stream = Box::leak(Box::new(Stream::cpu(1, Isa::portable())));
+    let want = run(cpu.backend(), folder.path(), Tune::Lora(0), STEPS)?;
+    let loss = |run: &Run, i: usize| f64::from_bits(run.losses[i]);
+    ensure!(loss(&want, STEPS - 1) < 0.8 * loss(&want, 0), "the CPU's run learns nothing");
+    let mut first: Option<Run> = None;
+    for mode in emulator::Mode::PAIRS {
+        cuda.mode(mode);
+        let start = std::time::Instant::now();
+        let got = run(cuda.stream.backend(), folder.path(), Tune::Lora(0), STEPS)?;
+        ensure!(got.losses == want.losses, "{mode}: losses {:?}, the CPU's {:?}", got.losses, want.losses);
+        let other = got.trained.iter().zip(&want.trained).filter(|(a, b)| a != b).count();
+        ensure!(other == 0, "{mode}: {other} of {} parameters have other bits than the CPU's", want.trained.len());
+        let near = got.norms.iter().zip(&want.norms).all(|(a, b)| (a - b).abs() <= 1e-12 * b);
+        ensure!(near, "{mode}: norms {:?}, the CPU's {:?}", got.norms, want.norms);
+        say(&format!("  cuda:0 (emulated) {mode}: {STEPS} steps in {:.1} s", start.elapsed().as_secs_f64()));
+        ensure!(first.as_ref().is_none_or(|first| *first == got), "{mode}: another run than the first mode's");
+        first = first.or(Some(got));
+    }
+    Ok(())
+}
+
+/// Every weight, tied embedding and head among them.
+#[test]
+fn on_cuda_full_tuning_in_f32_has_the_cpu_s_bits() -> Result<()> {
+    let Some(cuda) = emulator::cuda() else { return Ok(()) };
+    let cpu: &'static Stream = Box::leak(Box::new(Stream::cpu(1, Isa::portable())));
+    for (tied, mode) in [(true, emulator::Mode::PAIRS[3]), (false, emulator::Mode::PAIRS[1])] {
+        let folder = tiny::folder(tied, DType::F32)?;
+        let want = run(cpu.backend(), folder.path(), Tune::Full, 3)?;
+        cuda.mode(mode);
+        let got = run(cuda.stream.backend(), folder.path(), Tune::Full, 3)?;
+        ensure!(got.losses == want.losses && got.trained == want.trained, "tied {tied}: {mode}: other bits than the CPU's");
+    }
+    Ok(())
+}
