@@ -164,7 +164,7 @@ impl Group {
     }
 
     /// S [M, ΣR] of rows whose strips begin at a column.
-    fn from_strips(&self, rows: &[bf16], ld: usize, first: usize) -> Vec<f32> {
+    fn of_strips(&self, rows: &[bf16], ld: usize, first: usize) -> Vec<f32> {
         let columns = self.columns();
         let value = |row: &[bf16], (high, low): (usize, Option<usize>)| {
             row[first + high].to_f32() + low.map_or(0.0, |low| row[first + low].to_f32())
@@ -251,14 +251,14 @@ fn forward_call(g: Rc<Group>) -> impl Fn(&Stream, &[View<'_>]) -> Result<()> {
             Form::Bf16 => {
                 let strips = s.upload(&vec![bf16::NAN; v[2].len() / g.k * g.tail()])?;
                 forward(s, v[0], strips.view(), v[2], parts)?;
-                v[1].write(s, &g.from_strips(&strips.to_vec()?, g.tail(), 0))
+                v[1].write(s, &g.of_strips(&strips.to_vec()?, g.tail(), 0))
             }
             Form::Library => {
                 let ld = library::row(g.k, parts);
                 let x = s.upload(&g.padded(v[2].len() / g.k, &values(s, v[2])?, [g.k, ld], None))?;
                 let bias = library::bias(s, parts)?;
                 library::forward(s, v[0], x.view(), parts, bias.as_ref().map(Buffer::view))?;
-                v[1].write(s, &g.from_strips(&x.to_vec()?, ld, g.k))
+                v[1].write(s, &g.of_strips(&x.to_vec()?, ld, g.k))
             }
         })
     }
@@ -273,13 +273,13 @@ fn backward_call(g: Rc<Group>) -> impl Fn(&Stream, &[View<'_>]) -> Result<()> {
             Form::Bf16 => {
                 let strips = s.upload(&vec![bf16::NAN; v[2].len() / n * g.tail()])?;
                 backward(s, v[0], strips.view(), v[2], parts)?;
-                v[1].write(s, &g.from_strips(&strips.to_vec()?, g.tail(), 0))
+                v[1].write(s, &g.of_strips(&strips.to_vec()?, g.tail(), 0))
             }
             Form::Library => {
                 let ld = library::row(n, parts);
                 let dy = s.upload(&g.padded(v[2].len() / n, &values(s, v[2])?, [n, ld], None))?;
                 library::backward(s, v[0], dy.view(), parts)?;
-                v[1].write(s, &g.from_strips(&dy.to_vec()?, ld, n))
+                v[1].write(s, &g.of_strips(&dy.to_vec()?, ld, n))
             }
         })
     }
