@@ -106,6 +106,19 @@ pub fn within(what: &str, got: &[f32], want: &[f64], width: usize, tensor: f64, 
     assert!(all <= tensor && worst <= row, "{what}: tensor {all:e} (limit {tensor:e}), worst row {worst:e} (limit {row:e})");
 }
 
+/// Prints and checks ‖got − want‖ / ‖want‖ over the tensor and over the worst row of `width`, with one limit for both. A row smaller
+/// than a thousandth of the tensor's mean row counts as that: gradients of queries that see one key are zero.
+pub fn held(what: &str, got: &[f32], want: &[f64], width: usize, limit: f64) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    let size = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>().sqrt();
+    let difference: Vec<f64> = got.iter().zip(want).map(|(g, w)| *g as f64 - w).collect();
+    let least = 1e-3 * size(want) / (want.len() as f64 / width as f64).sqrt();
+    let rows = difference.chunks(width).zip(want.chunks(width)).map(|(d, w)| size(d) / size(w).max(least));
+    let (all, worst) = (size(&difference) / size(want), rows.fold(0.0, |a: f64, b| if b <= a { a } else { b }));
+    println!("{what}: tensor {all:.2e}, worst row {worst:.2e} of {limit:.0e}");
+    assert!(all <= limit && worst <= limit, "{what}: tensor {all:e}, worst row {worst:e} (limit {limit:e})");
+}
+
 /// [`within`] the limits of a result that was rounded once to bf16: 2.2e-3, and 4e-3 in the worst row. A single value may be off by
 /// 2^-8, so a tensor of less than 16 is judged as a row.
 pub fn rounds_once(what: &str, got: &[f32], want: &[f64], width: usize) {

@@ -76,6 +76,8 @@ pub fn kernels() -> Vec<(Kernel, Defines)> {
     let one = [
         &crate::adamw::KERNELS[..],
         &crate::attention::KERNELS,
+        &crate::decode_attention::KERNELS,
+        &crate::kv_store::KERNELS,
         &crate::embedding::ADD,
         &crate::linear::KERNELS,
         &crate::conformance::KERNELS,
@@ -89,5 +91,6 @@ pub fn kernels() -> Vec<(Kernel, Defines)> {
     ];
     let plain = one.into_iter().flatten().map(|k| (*k, variant(DType::F32)));
     let stored = both.into_iter().flatten().flat_map(|k| [DType::F32, DType::Bf16].map(|stored| (*k, variant(stored))));
-    plain.chain(stored).chain(crate::linear::mma::variants()).chain(crate::logprob::variants()).collect()
+    let own = crate::linear::mma::variants().chain(crate::attention::variants()).chain(crate::logprob::variants());
+    plain.chain(stored).chain(own).collect()
 }

@@ -11,78 +11,26 @@ __device__ float delta(const float *dout, const float *out, u32 d, bool there) {
 
 // out [n, h d], m [n, h], l [n, h] of qkv. Blocks: tiles of lines, kv heads, columns.
 extern "C" __launch_bounds__(256, 2) __global__ void attention_forward(float *out, int *m, float *l, const float *qkv,
-                                                                    const Segment *segments, const Shape a, const Params params) {
+                                                                       const Segment *segments, const Shape a, const Params params) {
   __shared__ Tiles tiles;
   __shared__ float w[KEYS][TILE + 1];
   __shared__ u32 rows[KEYS];
   Part part;
   u32 group = a.h / a.k, width = a.h + 2 * a.k, first_column = blockIdx.z * TILE, columns = rest(a.d, first_column);
   if (!find(part, segments, a, group, blockIdx.x)) return;
-  u32 row = threadIdx.x / 16, column = threadIdx.x % 16;
-  float top[4], sum[4], o[4][4];
-  u32 first[4], past[4];
-UNROLL
-  for (u32 i = 0; i < 4; i++) {
-    u32 pos = position(part, group, row + 16 * i);
-    bool there = row + 16 * i < part.count;
-    first[i] = there ? first_seen(params, pos) : 0, past[i] = there ? past_seen(params, pos, part.of) : 0;
-    top[i] = -INFINITE, sum[i] = 0.0f;
-    for (u32 j = 0; j < 4; j++) o[i][j] = -0.0f;  // which joins as nothing: -0 0 + b is b, whatever its sign
-  }
+  Lines x = lines_of(part, group, params);
   u32 end = past_seen(params, position(part, group, part.count - 1), part.of);
   for (u32 block = first_seen(params, position(part, group, 0)) / KEYS; block * KEYS < end; block++) {
-    if (threadIdx.x < KEYS) rows[threadIdx.x] = row_at(segments, part.index, a.n, block * KEYS + threadIdx.x);
+    if (threadIdx.x < KEYS) rows[threadIdx.x] = row_at(segments, part.index, a, block * KEYS + threadIdx.x);
     __syncthreads();
-    float acc[4][4] = {};
-    chain(acc, tiles, a.d, part.count, KEYS, [&](u32 r, u32 i) { return qkv[at(part, group, r, width, a.d) + i]; },
-          [&](u32 c, u32 i) { return rows[c] == ABSENT ? 0.0f : qkv[((u64)rows[c] * width + a.h + blockIdx.y) * a.d + i]; });
-    u32 from[4], to[4];
-    bool old[4];
-    float by[4];
-UNROLL
-    for (u32 i = 0; i < 4; i++) {
-      float most = -INFINITE, sum_b = 0.0f, capped;
-      from[i] = slot(first[i], block), to[i] = slot(past[i], block);
-UNROLL
-      for (u32 j = 0; j < 4; j++) {
-        acc[i][j] = exponent(acc[i][j], params, &capped);
-        u32 s = column + 16 * j;
-        if (from[i] <= s && s < to[i]) most = upper(acc[i][j], most);
-      }
-      float top_b = within_edges(floorf(sixteen_largest(most)));
-UNROLL
-      for (u32 j = 0; j < 4; j++) {
-        u32 s = column + 16 * j;
-        float v = weight(acc[i][j], top_b);
-        w[s][row + 16 * i] = v;
-        if (from[i] <= s && s < to[i]) sum_b += v;
-      }
-      sum_b = sixteen_sum(sum_b);
-      old[i] = false, by[i] = 0.0f;
-      if (from[i] < to[i]) {
-        Join joined = join(top[i], sum[i], top_b, sum_b);
-        old[i] = joined.old, by[i] = joined.by;
-      }
-    }
-    float block_o[4][4] = {};
-    __syncthreads();
-    extend(block_o, tiles, w, KEYS, columns, from, to, [&](u32 c, u32 s) {
-      return rows[s] == ABSENT ? 0.0f : qkv[((u64)rows[s] * width + a.h + a.k + blockIdx.y) * a.d + first_column + c];
-    });
-UNROLL
-    for (u32 i = 0; i < 4; i++)
-      for (u32 j = 0; j < 4; j++)
-        if (from[i] < to[i]) o[i][j] = old[i] ? fmaf(o[i][j], by[i], block_o[i][j]) : fmaf(block_o[i][j], by[i], o[i][j]);
+    auto key = [&](u32 s, u32 which, u32 i) {
+      return rows[s] == ABSENT ? NOT_A_NUMBER : qkv[((u64)rows[s] * width + a.h + which * a.k + blockIdx.y) * a.d + i];
+    };
+    attend(x, tiles, w, block, part.count, a.d, columns, params,
+           [&](u32 r, u32 i) { return qkv[at(part, group, r, width, a.d) + i]; }, [&](u32 s, u32 i) { return key(s, 0, i); },
+           [&](u32 c, u32 s) { return key(s, 1, first_column + c); });
   }
-UNROLL
-  for (u32 i = 0; i < 4; i++) {
-    u32 line = row + 16 * i;
-    if (line >= part.count) continue;
-    u64 to = at(part, group, line, a.h, a.d);
-    for (u32 j = 0; j < 4; j++)
-      if (column + 16 * j < columns) out[to + first_column + column + 16 * j] = o[i][j] / sum[i];
-    if (column == 0 && blockIdx.z == 0) m[to / a.d] = as_integer(top[i]), l[to / a.d] = sum[i];
-  }
+  finish(x, part, a, first_column, out, m, l);
 }
 
 // dq in dqkv. Blocks as above.
@@ -109,10 +57,10 @@ UNROLL
   }
   u32 end = past_seen(params, position(part, group, part.count - 1), part.of);
   for (u32 block = first_seen(params, position(part, group, 0)) / KEYS; block * KEYS < end; block++) {
-    if (threadIdx.x < KEYS) rows[threadIdx.x] = row_at(segments, part.index, a.n, block * KEYS + threadIdx.x);
+    if (threadIdx.x < KEYS) rows[threadIdx.x] = row_at(segments, part.index, a, block * KEYS + threadIdx.x);
     __syncthreads();
     auto key = [&](u32 s, u32 which, u32 i) {
-      return rows[s] == ABSENT ? 0.0f : qkv[((u64)rows[s] * width + a.h + which * a.k + blockIdx.y) * a.d + i];
+      return rows[s] == ABSENT ? NOT_A_NUMBER : qkv[((u64)rows[s] * width + a.h + which * a.k + blockIdx.y) * a.d + i];
     };
     float acc[4][4] = {}, dp[4][4] = {};
     chain(acc, tiles, a.d, part.count, KEYS, [&](u32 r, u32 i) { return qkv[at(part, group, r, width, a.d) + i]; },
@@ -152,7 +100,7 @@ extern "C" __launch_bounds__(256, 2) __global__ void attention_backward_key(floa
   float dk[4][4] = {}, dv[4][4] = {};
   auto key = [&](u32 r, u32 which) { return ((u64)(keys.of.start + keys.first + r) * width + a.h + which * a.k + blockIdx.y) * a.d; };
   for (u32 index = keys.index; index < a.count; index++) {
-    Segment s = segment(segments, index, a.n);
+    Segment s = segment(segments, index, a);
     if (index > keys.index && s.parent == ABSENT) break;
     if (!on_path(segments, keys.index, index)) continue;
     u32 pos = keys.of.pos0 + keys.first;

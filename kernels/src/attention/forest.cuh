@@ -9,9 +9,9 @@
 struct Segment {
   u32 start, len, pos0, parent;
 };
-// Rows [n, (h + 2 k) d]; segments [count].
+// Rows [n, (h + 2 k) d]; segments [count]; no path is longer than `positions`.
 struct Shape {
-  u32 count, n, h, k, d;
+  u32 count, n, h, k, d, positions;
 };
 struct Params {
   float scale, softcap;
@@ -19,11 +19,11 @@ struct Params {
 };
 
 // Segment i; its rows and positions are among those there are.
-__device__ Segment segment(const Segment *segments, u32 i, u32 n) {
+__device__ Segment segment(const Segment *segments, u32 i, const Shape &a) {
   Segment s = segments[i];
-  u32 most = s.start < n ? n - s.start : 0;
+  u32 most = s.start < a.n ? a.n - s.start : 0;
   s.len = s.len < most ? s.len : most;
-  s.pos0 = s.pos0 < n ? s.pos0 : n;
+  s.pos0 = s.pos0 < a.positions ? s.pos0 : a.positions;
   return s;
 }
 
@@ -34,7 +34,7 @@ struct Part {
 };
 __device__ bool find(Part &part, const Segment *segments, const Shape &a, u32 lines, u32 nth) {
   for (u32 i = 0; i < a.count; i++) {
-    Segment s = segment(segments, i, a.n);
+    Segment s = segment(segments, i, a);
     u32 all = s.len * lines, tiles = (all + TILE - 1) / TILE;
     if (nth < tiles) {
       u32 first = nth * TILE;
@@ -47,13 +47,13 @@ __device__ bool find(Part &part, const Segment *segments, const Shape &a, u32 li
 }
 
 // The row at position `pos` of the path through segment i.
-__device__ u32 row_at(const Segment *segments, u32 i, u32 n, u32 pos) {
-  Segment s = segment(segments, i, n);
+__device__ u32 row_at(const Segment *segments, u32 i, const Shape &a, u32 pos) {
+  Segment s = segment(segments, i, a);
   if (pos >= s.pos0 + s.len) return ABSENT;
   while (pos < s.pos0) {
     if (s.parent >= i) return ABSENT;
     i = s.parent;
-    s = segment(segments, i, n);
+    s = segment(segments, i, a);
   }
   return pos - s.pos0 < s.len ? s.start + (pos - s.pos0) : ABSENT;
 }

@@ -20,16 +20,25 @@
 //! two passes, over queries and over keys, and segments are the caller's word: rows beyond N are cut off, a forest that is none gives
 //! numbers without meaning; the CPU refuses it.
 //!
-//! order: law (A1, A2, A3, A6). A row of `out`, `m`, `l` depends on its path alone, a row of `dqkv` on its tree alone.
+//! On CUDA qkv, out, dout and dqkv may be bf16 (d a multiple of 8, padded with zeros to 16, 32, 64, 128 or 256 on the chip). Then one k16
+//! step of mma.sync stands for 16 fma, ascending: over d, over a block's slots, over the path's slots (dq), over the lines of a segment from
+//! the first that may see any of a tile's 64 keys, rows then heads (dk, dv). Slots that a line does not see have weight 0 and are
+//! multiplied through, so a value that is not finite reaches the other rows of its block. Weights, p and dt are rounded to bf16 for their products;
+//! o is divided by the sum of the rounded weights, l is the sum of the others; a block's sums run over every fourth pair of slots
+//! ascending and join as (0 + 2) + (1 + 3); D likewise over every other eight of d, then both. A result is rounded once.
+//!
+//! order: law (A1, A2, A3, A6; in bf16 with the orders above). A row of `out`, `m`, `l` depends on its path alone, a row of `dqkv` on its tree alone.
 
 pub(crate) mod block;
 mod cases;
 pub(crate) mod chains;
 pub(crate) mod cpu;
 mod cpu_backward;
-mod cuda;
+pub(crate) mod cuda;
 pub(crate) mod forest;
 pub(crate) mod layout;
+mod mma;
+mod mma_cases;
 #[cfg(test)]
 pub(crate) mod reference;
 pub(crate) mod scratch;
@@ -41,6 +50,8 @@ mod weights;
 pub(crate) use cases::cases;
 pub(crate) use cuda::KERNELS;
 use forest::Forest;
+pub(crate) use mma::variants;
+pub(crate) use mma_cases::cases_in_bf16;
 use runtime::{DType, Result, Stream, View, disjoint, ensure};
 
 /// A segment without a parent.
@@ -114,16 +125,29 @@ pub(crate) fn operand(room: &str, name: &str, view: View<'_>, len: usize, dtype:
     Ok(())
 }
 
-/// Rows of qkv, after the checks that forward and backward share.
-pub(crate) fn rows(qkv: View<'_>, m: View<'_>, l: View<'_>, segments: View<'_>, heads: Heads, params: Params) -> Result<usize> {
+/// Rows of qkv, stored so, after the checks that forward and backward share.
+pub(crate) fn rows(
+    stored: DType,
+    qkv: View<'_>,
+    m: View<'_>,
+    l: View<'_>,
+    segments: View<'_>,
+    heads: Heads,
+    params: Params,
+) -> Result<usize> {
     heads.check("attention")?;
     params.check("attention")?;
     let n = qkv.len() / heads.stride();
-    operand("attention", "qkv", qkv, n * heads.stride(), DType::F32)?;
+    operand("attention", "qkv", qkv, n * heads.stride(), stored)?;
     operand("attention", "m", m, n * heads.h, DType::I32)?;
     operand("attention", "l", l, n * heads.h, DType::F32)?;
     operand("attention", "segments", segments, segments.len() / 4 * 4, DType::U32)?;
     Ok(n)
+}
+
+/// Storage of the activations.
+fn stored(s: &Stream, qkv: View<'_>) -> Result<DType> {
+    if s.host().is_some() { Ok(DType::F32) } else { crate::cuda::stored("attention", qkv) }
 }
 
 /// The forest of `n` rows; without causal order every tree is one segment.
@@ -148,10 +172,14 @@ pub fn forward(
     heads: Heads,
     params: Params,
 ) -> Result<()> {
-    let n = rows(qkv, m, l, segments, heads, params)?;
-    operand("attention", "out", out, n * heads.h * heads.d, DType::F32)?;
+    let stored = stored(s, qkv)?;
+    let n = rows(stored, qkv, m, l, segments, heads, params)?;
+    operand("attention", "out", out, n * heads.h * heads.d, stored)?;
     disjoint("attention", &[out, m, l], &[qkv, segments])?;
-    let Some(pool) = s.host() else { return cuda::forward(s, [out, m, l], qkv, segments, heads, params) };
+    let Some(pool) = s.host() else {
+        let go = if stored == DType::Bf16 { mma::forward } else { cuda::forward };
+        return go(s, [out, m, l], qkv, segments, heads, params);
+    };
     // SAFETY: the device is the CPU, and `disjoint` showed that no output overlaps another operand.
     unsafe {
         let forest = forest(segments.host()?, n, params)?;
@@ -173,12 +201,16 @@ pub fn backward(
     heads: Heads,
     params: Params,
 ) -> Result<()> {
-    let n = rows(qkv, m, l, segments, heads, params)?;
-    operand("attention", "dqkv", dqkv, n * heads.stride(), DType::F32)?;
-    operand("attention", "dout", dout, n * heads.h * heads.d, DType::F32)?;
-    operand("attention", "out", out, n * heads.h * heads.d, DType::F32)?;
+    let stored = stored(s, qkv)?;
+    let n = rows(stored, qkv, m, l, segments, heads, params)?;
+    operand("attention", "dqkv", dqkv, n * heads.stride(), stored)?;
+    operand("attention", "dout", dout, n * heads.h * heads.d, stored)?;
+    operand("attention", "out", out, n * heads.h * heads.d, stored)?;
     disjoint("attention", &[dqkv], &[dout, out, qkv, m, l, segments])?;
-    let Some(pool) = s.host() else { return cuda::backward(s, dqkv, [dout, out, qkv, m, l], segments, heads, params) };
+    let Some(pool) = s.host() else {
+        let go = if stored == DType::Bf16 { mma::backward } else { cuda::backward };
+        return go(s, dqkv, [dout, out, qkv, m, l], segments, heads, params);
+    };
     // SAFETY: the device is the CPU, and `disjoint` showed that the output overlaps no other operand.
     unsafe {
         let forest = forest(segments.host()?, n, params)?;

@@ -74,6 +74,11 @@ pub fn forward(qkv: &[f64], segments: &[[u32; 4]], heads: Heads, params: Params)
 
 /// The gradient of qkv.
 pub fn backward(dout: &[f64], qkv: &[f64], segments: &[[u32; 4]], heads: Heads, params: Params) -> Vec<f64> {
+    backward_from(dout, &forward(qkv, segments, heads, params).out, qkv, segments, heads, params)
+}
+
+/// The same of an `out` that forward has stored, which is rounded.
+pub fn backward_from(dout: &[f64], out: &[f64], qkv: &[f64], segments: &[[u32; 4]], heads: Heads, params: Params) -> Vec<f64> {
     let (stride, d, h) = (heads.stride(), heads.d, heads.h);
     let f = forward(qkv, segments, heads, params);
     let mut g = vec![0.0; qkv.len()];
@@ -82,7 +87,7 @@ pub fn backward(dout: &[f64], qkv: &[f64], segments: &[[u32; 4]], heads: Heads, 
             let [q, k, v] = places(heads, head);
             let at = |row: usize, part: usize| &qkv[row * stride + part..][..d];
             let own = (row * h + head) * d..(row * h + head + 1) * d;
-            let (dout, delta) = (&dout[own.clone()], dot(&dout[own.clone()], &f.out[own]));
+            let (dout, delta) = (&dout[own.clone()], dot(&dout[own.clone()], &out[own]));
             for &j in keys {
                 let (s, slope) = score(at(row, q), at(j, k), params);
                 let p = (s - f.lse[row * h + head]).exp();

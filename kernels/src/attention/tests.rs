@@ -1,6 +1,8 @@
 //! Attention against f64, against finite differences, against bad input. `law` holds the bits (against
-//! `scalar`), `fixtures` the shared cases, `cuda` what the emulated device does.
+//! `scalar`), `fixtures` the shared cases, `cuda` and `bf16` what the emulated
+//! device does.
 
+mod bf16;
 mod cuda;
 pub(crate) mod fixtures;
 mod law;

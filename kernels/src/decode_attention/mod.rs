@@ -9,9 +9,13 @@
 //! [`prefill`] is [`crate::attention::forward`] for rows whose keys and values are in pages: a segment without a parent may go on from
 //! positions that are there alone. Its pieces count by segment, and cover what the segment's rows see.
 //!
+//! On CUDA pieces are the caller's word: a visible position that none of them holds makes NaN; the CPU refuses it.
+//!
 //! `out [B, h·d]` f32 =. 4·d FLOPs and, per kv head, 8·d bytes of pages per visible key. order: law (A1, A2, A3).
 
+mod cases;
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
@@ -20,6 +24,8 @@ mod tests;
 use crate::attention::forest::Forest;
 use crate::attention::{self, Heads, Params, operand};
 use crate::kv_store::{PAGE, Pages};
+pub(crate) use cases::cases;
+pub(crate) use cuda::KERNELS;
 use runtime::{DType, Result, Stream, View, disjoint, ensure};
 
 const ROOM: &str = "decode_attention";
@@ -63,7 +69,6 @@ pub fn forward(
     heads: Heads,
     params: Params,
 ) -> Result<()> {
-    let pool = s.pool("decode_attention::forward")?;
     heads.check(ROOM)?;
     params.check(ROOM)?;
     let (b, count) = (pos.len(), pages.count(ROOM, heads)?);
@@ -73,6 +78,8 @@ pub fn forward(
     operand(ROOM, "first", first, b + 1, DType::U32)?;
     operand(ROOM, "pos", pos, b, DType::U32)?;
     disjoint(ROOM, &[out], &[qkv, pages.k, pages.v, pieces, first, pos])?;
+    let paths = cuda::Paths { pages, count, pieces, first };
+    let Some(pool) = s.host() else { return cuda::forward(s, out, qkv, pos, paths, heads, params) };
     // SAFETY: the device is the CPU, and `disjoint` showed that the output overlaps no other operand.
     unsafe {
         let pieces: &[Piece] = pieces.host::<u32>()?.as_chunks().0;
@@ -101,14 +108,15 @@ pub fn prefill(
     heads: Heads,
     params: Params,
 ) -> Result<()> {
-    let pool = s.pool("decode_attention::prefill")?;
-    let n = attention::rows(qkv, m, l, segments, heads, params)?;
+    let n = attention::rows(DType::F32, qkv, m, l, segments, heads, params)?;
     let count = pages.count(ROOM, heads)?;
     ensure!(params.causal, "{ROOM}: pages want causal order");
     operand(ROOM, "out", out, n * heads.h * heads.d, DType::F32)?;
     operand(ROOM, "pieces", pieces, pieces.len() / 4 * 4, DType::U32)?;
     operand(ROOM, "first", first, segments.len() / 4 + 1, DType::U32)?;
     disjoint(ROOM, &[out, m, l], &[qkv, segments, pages.k, pages.v, pieces, first])?;
+    let paths = cuda::Paths { pages, count, pieces, first };
+    let Some(pool) = s.host() else { return cuda::prefill(s, [out, m, l], qkv, segments, paths, heads, params) };
     // SAFETY: the device is the CPU, and `disjoint` showed that no output overlaps another operand.
     unsafe {
         let forest = Forest::cut(segments.host()?, n)?;

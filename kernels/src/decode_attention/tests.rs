@@ -3,6 +3,7 @@
 use super::*;
 use crate::attention::tests::fixtures::{File, cases, folder, interleave, settings};
 use crate::attention::tests::{CAUSAL, forest_of, normal, relative, rows_of, run_forward, wide};
+use crate::check::on_cuda;
 use crate::kv_store;
 use runtime::{Buffer, Isa};
 
@@ -126,6 +127,51 @@ fn decoding_gives_the_bits_of_attention() -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[test]
+fn on_cuda_decoding_and_prefilling_give_the_bits_of_attention_on_the_cpu() {
+    let tree = forest_of(&[(70, -1), (25, 0), (20, 1), (1, 1)]);
+    let params = Params { scale: 0.3, softcap: 2.0, window: 70, causal: true };
+    for (heads, params) in [(Heads { h: 2, k: 1, d: 16 }, CAUSAL), (Heads { h: 4, k: 2, d: 20 }, params)] {
+        let (n, width) = (rows_of(&tree), heads.h * heads.d);
+        let qkv = normal(n * heads.stride(), 25);
+        let whole = run_forward(&Stream::cpu(1, Isa::portable()), &qkv, &tree, heads, params).unwrap();
+        let same = |what: &str, got: &[f32], want: &[f32]| crate::linear::tests::same(&format!("{what} {heads:?}"), got, want);
+        on_cuda("decode_attention", |s| {
+            let paged = Paged::store(s, &qkv, &tree, heads)?;
+            for rows in [vec![0, 69, 70, 115], vec![94, 114, 63, 64, 1, 95, 95]] {
+                let got = paged.decode(s, &qkv, &rows, params)?;
+                for (row, got) in rows.iter().zip(got.chunks(width)) {
+                    same(&format!("row {row}"), got, &whole.out[row * width..(row + 1) * width]);
+                }
+            }
+            for chosen in [1..4, 0..4, 2..3] {
+                let rows = tree[chosen.start][0] as usize..(tree[chosen.end - 1][0] + tree[chosen.end - 1][1]) as usize;
+                let (out, l) = paged.prefill(s, &qkv, chosen, params)?;
+                same("prefill", &out, &whole.out[rows.start * width..rows.end * width]);
+                same("prefill l", &l, &whole.l[rows.start * heads.h..rows.end * heads.h]);
+            }
+            Result::Ok(())
+        });
+    }
+}
+
+#[test]
+fn on_cuda_pieces_that_hold_nothing_make_nan() {
+    let heads = Heads { h: 1, k: 1, d: 4 };
+    on_cuda("decode_attention", |s| {
+        let (k, v, qkv) = (s.upload(&[1.0f32; 512])?, s.upload(&[1.0f32; 512])?, s.upload(&[1.0f32; 36])?);
+        let pages = Pages { k: k.view(), v: v.view() };
+        // A whole path; one with a gap; pages, pieces and positions that are not there.
+        let pieces = s.upload(&[1, 0, 0, 3, 1, 0, 0, 2, 2, 0, 0, 3u32])?;
+        let (first, pos) = (s.upload(&[0u32, 1, 2, 9])?, s.upload(&[2u32, 2, u32::MAX])?);
+        let out = s.upload(&[0.0f32; 12])?;
+        forward(s, out.view(), qkv.view(), pages, pieces.view(), first.view(), pos.view(), heads, CAUSAL)?;
+        let out = out.to_vec()?;
+        assert!(out[..4] == [1.0; 4] && out[4..].iter().all(|v| v.is_nan()), "{out:?}");
+        Result::Ok(())
+    });
 }
 
 /// Every segment but the first as a batch of its own, whose path begins in pages alone; then all of them at once.

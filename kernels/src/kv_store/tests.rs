@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::attention::tests::normal;
+use crate::check::on_cuda;
 use runtime::Isa;
 
 #[test]
@@ -33,6 +34,29 @@ fn rows_land_in_their_slots() -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[test]
+fn on_cuda_rows_land_in_their_slots() {
+    let (heads, n, count) = (Heads { h: 6, k: 3, d: 20 }, 300, 5);
+    let qkv = normal(n * heads.stride(), 31);
+    let mut slots: Vec<u32> = (0..n as u32).map(|i| if i % 3 == 1 { NOWHERE } else { (i * 7 + 3) % 320 }).collect();
+    (slots[n - 1], slots[4]) = (slots[0], 320);
+    let page = heads.k * heads.d * PAGE;
+    let (mut want_k, mut want_v) = (vec![-1.0; count * page], vec![-2.0; count * page]);
+    for (row, slot) in qkv.chunks(heads.stride()).zip(&slots).filter(|(_, slot)| **slot < 320) {
+        for (head, i) in (0..heads.k).flat_map(|head| (0..heads.d).map(move |i| (head, i))) {
+            let to = ((*slot as usize / PAGE * heads.k + head) * PAGE + *slot as usize % PAGE) * heads.d + i;
+            (want_k[to], want_v[to]) = (row[(heads.h + head) * heads.d + i], row[(heads.h + heads.k + head) * heads.d + i]);
+        }
+    }
+    on_cuda("kv_store", |s| {
+        let (k, v) = (s.upload(&vec![-1.0; count * page])?, s.upload(&vec![-2.0; count * page])?);
+        let (qkv, slots) = (s.upload(&qkv)?, s.upload(&slots)?);
+        forward(s, Pages { k: k.view(), v: v.view() }, qkv.view(), slots.view(), heads)?;
+        assert!(k.to_vec()? == want_k && v.to_vec()? == want_v);
+        Result::Ok(())
+    });
 }
 
 #[test]

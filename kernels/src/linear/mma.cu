@@ -3,8 +3,6 @@
 // three stages. A step past the reduction's end is not made; a step that is half there has zeros. The variant RAGGED takes rows that start
 // anywhere and any count of columns, element by element; its bits are the same.
 #define THREADS 256
-#define STAGES 3
-#define DEPTH 32
 #define PARTS 4
 
 // Brings the first `count` of eight elements, zeros for the rest; `aligned` is an address that may be read. But for RAGGED all or none are
@@ -25,23 +23,6 @@ __device__ u32 eight(u32 at, u32 end) {
 #endif
   (void)at, (void)end;
   return 8;
-}
-
-// Runs `load(stage, buffer)` ahead of `compute(stage, buffer)` for every stage; ends with all buffers free.
-template <class Load, class Compute> __device__ void staged(u32 stages, Load load, Compute compute) {
-  for (u32 q = 0; q + 1 < STAGES; q++) {
-    if (q < stages) load(q, q);
-    cp_async_commit();
-  }
-  for (u32 q = 0; q < stages; q++) {
-    cp_async_wait<STAGES - 2>();
-    __syncthreads();
-    u32 next = q + STAGES - 1;
-    if (next < stages) load(next, next % STAGES);
-    cp_async_commit();
-    compute(q, q % STAGES);
-  }
-  __syncthreads();
 }
 
 // What the columns of the output belong to: part p has those from column[p]. bias[p]: [N_p] or null. slot[p] .. slot[p+1]: its strip. Where

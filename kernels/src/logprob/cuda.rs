@@ -1,4 +1,4 @@
-//! The CUDA form in f32: launches of logprob.cu over checked operands.
+//! The CUDA form in f32, and dx in any storage: launches of logprob.cu over checked operands.
 
 use super::{Kept, Scaling};
 use crate::cuda::{blocks, kernel, operand, optional, size};
@@ -28,11 +28,13 @@ fn variant(room: &str, head: DType) -> Result<Defines> {
 pub(crate) fn variants() -> Vec<(Kernel, Defines)> {
     let heads = [vec![], vec![("HEAD", 1)], vec![("HEAD", 2)]].into_iter().map(Defines);
     let of_heads = heads.flat_map(|head| [0, 2].map(|i| (KERNELS[i], head.clone())));
-    of_heads.chain([1, 3].map(|i| (KERNELS[i], Defines::default()))).collect()
+    let backward = [F32, DType::Bf16].map(|stored| (KERNELS[1], crate::cuda::variant(stored)));
+    let rest = [(KERNELS[3], Defines::default())].into_iter().chain(super::mma::KERNELS.map(|k| (k, Defines::default())));
+    of_heads.chain(backward).chain(rest).collect()
 }
 
 /// The struct `Scaling` of logprob.cu.
-fn scales(scaling: Scaling) -> Vec<u8> {
+pub(super) fn scales(scaling: Scaling) -> Vec<u8> {
     [scaling.softcap, scaling.inv_temperature].iter().flat_map(|v| v.to_ne_bytes()).collect()
 }
 
@@ -60,7 +62,7 @@ impl Inputs<'_> {
         Ok(([&[operand(room, self.x, F32)?], &rows[..], &[operand(room, self.head.own()?, stored)?]].concat(), stored))
     }
 
-    fn sizes(&self, room: &str) -> Result<Vec<u8>> {
+    pub(super) fn sizes(&self, room: &str) -> Result<Vec<u8>> {
         sizes(room, self.rows.len(), self.x.len() / self.head.k, self.head)
     }
 }
@@ -90,11 +92,12 @@ pub(super) fn backward(
         return dx.zero(s);
     }
     let c = kept.way.len() / m;
-    let views = [dx, dlogp, kept.sum, kept.max, kept.way].map(|v| operand(room, v, F32));
+    let views = [dlogp, kept.sum, kept.max, kept.way].map(|v| operand(room, v, F32));
     let views = views.into_iter().collect::<Result<Vec<_>>>()?;
     let rest = [operand(room, rows, U32)?, size(room, m)?, size(room, c)?, Arg::Bits(scaling.inv_temperature)];
+    let launch = Launch { defines: crate::cuda::variant(dx.dtype()), ..blocks(dx.len() / c)? };
     // SAFETY: as in `forward`.
-    unsafe { s.launch(&KERNELS[1], &blocks(dx.len() / c)?, &[&views[..], &rest].concat()) }
+    unsafe { s.launch(&KERNELS[1], &launch, &[&[operand(room, dx, dx.dtype())?], &views[..], &rest].concat()) }
 }
 
 /// dhead's rows lie `ld` apart.

@@ -148,8 +148,8 @@ UNROLL
 // What a row of the form is divided by.
 __device__ float under(float sum, float max) { return max == INFINITE ? 1.0f + sum : sum; }
 
-// dx [n, c] of the ways; one block of SCAN threads per row.
-extern "C" __global__ void logprob_backward(float *dx, const float *dlogp, const float *sum, const float *max, const float *way,
+// dx [n, c] as stored, of the ways; one block of SCAN threads per row.
+extern "C" __global__ void logprob_backward(stored *dx, const float *dlogp, const float *sum, const float *max, const float *way,
                                             const u32 *rows, u32 m, u32 c, float inv_temperature) {
   __shared__ u32 hit[SCAN];
   for (u32 first = 0; first < c; first += SCAN) {
@@ -158,7 +158,7 @@ extern "C" __global__ void logprob_backward(float *dx, const float *dlogp, const
     each_entry(hit, rows, m, blockIdx.x, [&](u32 i) {
       if (k < c) acc += way[(u64)i * c + k] * (dlogp[i] * inv_temperature / under(sum[i], max[i]));
     });
-    if (k < c) dx[(u64)blockIdx.x * c + k] = acc;
+    if (k < c) dx[(u64)blockIdx.x * c + k] = narrow(acc);
   }
 }
 

@@ -24,13 +24,20 @@
 //! The head is a [`Weight`] in f32, bf16 or f16, widened exactly. On CUDA a block goes over the vocabulary with 64 entries (backward_weight: over the entries with 64 ids), a thread owns whole chains: the CPU's bits. An entry whose
 //! row or target does not exist is NaN there, and so is what is made of it; the CPU refuses it.
 //!
-//! order: law (A1, A2, A4); dx by the order above in place of A6's, which multiplies by dlogp and divides before the chain and so needs
+//! On CUDA x and dx may be bf16, beside a head in bf16 (C a multiple of 8); the way stays f32, dx is rounded once. Then one k16 step of
+//! mma.sync stands for 16 fma, ascending: over c, over the ids (way), over the list's entries (dhead). e and dz are rounded to bf16 for their
+//! products, sums are of what is not. A tile's sum: 64 ids at a time every fourth pair ascending, joined as (0 + 2) + (1 + 3), the four
+//! ascending.
+//!
+//! order: law (A1, A2, A4, in bf16 as above); dx by the order above in place of A6's, which multiplies by dlogp and divides before the chain and so needs
 //! every logit a second time. Forward is split over entries, backward over rows, backward_weight over ids. [`of_logits`] gives the bits
 //! of [`forward`].
 
 mod cases;
 mod cpu;
 mod cuda;
+mod mma;
+mod mma_cases;
 #[cfg(test)]
 mod reference;
 mod softmax;
@@ -41,6 +48,7 @@ use crate::linear::pack::Stock;
 use crate::weight::{self, Layout, Weight};
 pub(crate) use cases::cases;
 pub(crate) use cuda::variants;
+pub(crate) use mma_cases::cases_in_bf16;
 use runtime::{DType, Element, Result, Stream, View, disjoint, ensure};
 
 /// What [`forward`] leaves for the backward calls, `[M]` f32 each.
@@ -92,6 +100,11 @@ fn below<'a>(room: &str, name: &str, view: View<'a>, limit: usize) -> Result<&'a
     Ok(list)
 }
 
+/// Storage of the activations.
+fn stored(s: &Stream, room: &str, x: View<'_>) -> Result<DType> {
+    if s.host().is_some() { Ok(DType::F32) } else { crate::cuda::stored(room, x) }
+}
+
 /// Shapes shared by forward and backward_weight: x [N, C], rows and targets `[M]`, head [V, C]. M.
 fn entries(
     s: &Stream,
@@ -108,7 +121,8 @@ fn entries(
         None => head.rows(room).map(drop)?,
     }
     ensure!(v > 0 && c > 0, "{room}: head [{v}, {c}] is empty");
-    ensure!(x.dtype() == DType::F32 && x.len().is_multiple_of(c), "{room}: x: {} {} are no rows of {c} f32", x.len(), x.dtype());
+    let stored = stored(s, room, x)?;
+    ensure!(x.dtype() == stored && x.len().is_multiple_of(c), "{room}: x: {} {} are no rows of {c} {stored}", x.len(), x.dtype());
     ensure!(sc.softcap >= 0.0, "{room}: softcap {}, wanted 0 or more", sc.softcap);
     check::<u32>(room, "rows", rows, rows.len())?;
     check::<u32>(room, "targets", targets, rows.len())?;
@@ -135,7 +149,8 @@ pub fn forward(
     check::<f32>(room, "kept.way", way, if way.is_empty() { 0 } else { m * c })?;
     disjoint(room, &[logp, z_target, sum, max, way], &[x, rows, targets, head.data()])?;
     let Some(pool) = s.host() else {
-        return cuda::forward(s, logp, kept, &cuda::Inputs { x, rows, targets, head: head.rows(room)?, scaling });
+        let go = if x.dtype() == DType::Bf16 { mma::forward } else { cuda::forward };
+        return go(s, logp, kept, &cuda::Inputs { x, rows, targets, head: head.rows(room)?, scaling });
     };
     let named = (below(room, "rows", rows, x.len() / c)?, below(room, "targets", targets, v)?);
     // SAFETY: the device is the CPU; `disjoint` keeps the outputs away from everything else.
@@ -157,7 +172,13 @@ pub fn backward(s: &Stream, dx: View<'_>, dlogp: View<'_>, kept: Kept<'_>, rows:
     let c = way.len().checked_div(m).unwrap_or(1);
     ensure!(m == 0 || c > 0, "{room}: kept.way is empty: forward was not asked for it");
     check::<f32>(room, "kept.way", way, m * c)?;
-    check::<f32>(room, "dx", dx, dx.len() / c * c)?;
+    let stored = stored(s, room, dx)?;
+    ensure!(
+        dx.dtype() == stored && dx.len().is_multiple_of(c),
+        "{room}: dx: {} {} are no rows of {c} {stored}",
+        dx.len(),
+        dx.dtype()
+    );
     check::<u32>(room, "rows", rows, m)?;
     disjoint(room, &[dx], &[dlogp, z_target, sum, max, way, rows])?;
     let Some(pool) = s.host() else { return cuda::backward(s, dx, dlogp, kept, rows, scaling) };
@@ -191,7 +212,8 @@ pub fn backward_weight(
     disjoint(room, &[dhead], &[dlogp, z_target, sum, max, x, rows, targets, head.data()])?;
     let Some(pool) = s.host() else {
         let inputs = cuda::Inputs { x, rows, targets, head: head.rows(room)?, scaling };
-        return cuda::backward_weight(s, (dhead, weight::row(c, 0)), dlogp, kept, &inputs);
+        let go = if x.dtype() == DType::Bf16 { mma::backward_weight } else { cuda::backward_weight };
+        return go(s, (dhead, weight::row(c, 0)), dlogp, kept, &inputs);
     };
     let named = (below(room, "rows", rows, x.len() / c)?, below(room, "targets", targets, v)?);
     // SAFETY: the device is the CPU; `disjoint` keeps dhead away from everything else.

@@ -44,7 +44,7 @@ const fn room(name: &'static str, stored: DType, law: bool, cases: Cases) -> Roo
 
 /// Every room that is registered, a line for each storage and way. A kernel that [`crate::cuda::kernels`] lists and that no case here
 /// launches fails the tests.
-pub const ROOMS: [Room; 16] = [
+pub const ROOMS: [Room; 19] = [
     room("rms_norm", F32, true, crate::rms_norm::cases),
     room("rms_norm/bf16", Bf16, true, crate::rms_norm::cases_in_bf16),
     room("rope", F32, true, crate::rope::cases),
@@ -61,6 +61,9 @@ pub const ROOMS: [Room; 16] = [
     room("score", F32, true, crate::score::cases),
     room("score/bf16", Bf16, true, |rows, seed| in_bf16(crate::score::cases(rows, seed))),
     room("linear/library", Bf16, false, crate::linear::cases_by_library),
+    room("attention/bf16", Bf16, true, crate::attention::cases_in_bf16),
+    room("decode_attention", F32, true, crate::decode_attention::cases),
+    room("logprob/bf16", Bf16, true, crate::logprob::cases_in_bf16),
 ];
 
 /// The same cases with activations in bf16, whose bits are the CPU's rounded once.

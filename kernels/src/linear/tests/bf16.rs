@@ -10,7 +10,7 @@ use half::bf16;
 use runtime::{Buffer, DType::Bf16, DType::F32, Result, Stream, View};
 
 /// Runs `f` with both orders in which the tensor cores of the emulated device may add.
-pub(super) fn with_both_adders(what: &str, f: impl Fn(&Stream) -> Result<()>) {
+pub(crate) fn with_both_adders(what: &str, f: impl Fn(&Stream) -> Result<()>) {
     on_cuda(what, |s| {
         for hostile in [false, true] {
             emulator::cuda().unwrap().hostile(hostile);
