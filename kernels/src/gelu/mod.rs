@@ -1,8 +1,8 @@
 //! GELU, and GeGLU over rows that hold gate and up side by side.
 //!
 //! ```text
-//! tanh:  h = sigmoid(v),  v = (k·x)·(1 + a·(x·x))       a = 0.044715, k = 2√(2/π): 0.5·(1 + tanh(z)) is sigmoid(2z), without its
-//!        slope = h + x·((h·h')·(k·(1 + 3a·(x·x))))          cancellation where tanh comes near −1; h' = sigmoid(−v) is 1 − h without its
+//! tanh:  z = (k·x)·(1 + a·(x·x))       a = 0.044715, k = 2√(2/π): 0.5·(1 + tanh(z/2)) is sigmoid(z), without its cancellation
+//!        h = sigmoid(z)                slope = h + x·((h·sigmoid(0 − z))·(k·(1 + 3a·(x·x)))): 1 − h would lose its digits near 1
 //! erf:   h = 0.5·(1 + erf(x·√½))       slope = h + x·(exp((−0.5)·(x·x))·(1/√(2π)))
 //! plain: y = x·h               dx = dy·slope
 //! gated: y = (g·h(g))·u        dg = (dy·u)·slope(g)       du = dy·(g·h(g))
