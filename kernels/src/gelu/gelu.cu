@@ -17,7 +17,7 @@ __device__ Curve curve_at(float x, u32 erf) {
     float h = 0.5f * (1.0f + law_erf(x * ROOT_HALF));
     return {h, h + x * (law_exp(-0.5f * square) * ONE_OVER_ROOT_2_PI)};
   }
-  float v = (TWICE_ROOT_2_OVER_PI * x) * (1.0f + CUBIC * square), h = law_sigmoid(v), rest = law_sigmoid(0.0f - v);
+  float z = (TWICE_ROOT_2_OVER_PI * x) * (1.0f + CUBIC * square), h = law_sigmoid(z), rest = law_sigmoid(0.0f - z);
   return {h, h + x * ((h * rest) * (TWICE_ROOT_2_OVER_PI * (1.0f + CUBIC_3 * square)))};
 }
 
