@@ -139,6 +139,22 @@ pub fn scaled(config: &serde_json::Value, dtype: DType, scale: f32) -> Result<Te
     Ok(dir)
 }
 
+/// Gives a folder a tokenizer of words `w3`, `w4`, … with blanks between them, which puts `<s>` before a text; `</s>` ends one.
+pub fn words(folder: &Path) -> Result<()> {
+    let words =
+        (0..VOCABULARY).map(|i| (["<unk>", "<s>", "</s>"].get(i as usize).map_or(format!("w{i}"), |w| w.to_string()), json!(i)));
+    let tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null,
+        "pre_tokenizer": {"type": "WhitespaceSplit"}, "decoder": null,
+        "added_tokens": [{"id": 1, "content": "<s>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true}],
+        "post_processor": {"type": "TemplateProcessing", "pair": [], "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}},
+        "model": {"type": "WordLevel", "unk_token": "<unk>", "vocab": words.collect::<serde_json::Map<_, _>>()},
+    });
+    std::fs::write(folder.join("tokenizer.json"), tokenizer.to_string())?;
+    Ok(std::fs::write(folder.join("tokenizer_config.json"), r#"{"bos_token": "<s>", "eos_token": "</s>"}"#)?)
+}
+
 /// Writes tensors of one type.
 pub fn write(path: &Path, dtype: Dtype, rows: &[(String, Vec<usize>, Vec<u8>)]) -> Result<()> {
     let views: Vec<(&str, TensorView<'_>)> = rows

@@ -99,10 +99,23 @@ __device__ float row_dot(float acc, const float *a, const float *b, u32 n) {
     for (u32 i = threadIdx.x; i < n; i += 16) acc = fmaf(a[i], b[i], acc);
   return acc;
 }
+// The same of terms by addition.
+__device__ float row_add(float acc, const float *a, u32 n) {
+  if (threadIdx.x < 16)
+    for (u32 i = threadIdx.x; i < n; i += 16) acc += a[i];
+  return acc;
+}
 // A2's last step, by the whole first warp; the sum is lane 0's.
 __device__ float row_sum(float acc) {
   acc += __shfl_down_sync(~0u, acc, 8);
   acc += __shfl_down_sync(~0u, acc, 4);
   acc += __shfl_down_sync(~0u, acc, 2);
   return acc + __shfl_down_sync(~0u, acc, 1);
+}
+// A2's last step over the sixteen lanes that share a row, by the whole warp; every lane has the sum.
+__device__ float sixteen_sum(float v) {
+  v += __shfl_xor_sync(~0u, v, 8);
+  v += __shfl_xor_sync(~0u, v, 4);
+  v += __shfl_xor_sync(~0u, v, 2);
+  return v + __shfl_xor_sync(~0u, v, 1);
 }

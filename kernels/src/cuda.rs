@@ -84,6 +84,9 @@ pub fn kernels() -> Vec<(Kernel, Defines)> {
     ];
     let both = [
         &crate::embedding::KERNELS[..],
+        &crate::gelu::KERNELS,
+        &crate::head_norm::KERNELS,
+        &crate::layer_norm::KERNELS,
         &crate::rms_norm::KERNELS,
         &crate::rope::KERNELS,
         &crate::score::KERNELS,

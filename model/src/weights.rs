@@ -40,7 +40,7 @@ pub struct TensorData<'a> {
 }
 
 /// What all tensors of a GPT-2 are in, but for its heads.
-pub(crate) const PREFIX: &str = "transformer.";
+pub const PREFIX: &str = "transformer.";
 
 impl Checkpoint {
     /// Opens `model.safetensors` of a folder or, without one, the shards that `model.safetensors.index.json` names. Every header

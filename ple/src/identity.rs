@@ -1,11 +1,11 @@
-//! What an adapter was trained with beside its base's weights: `base.json` in its folder names tokenizer and chat template, and whoever
-//! uses the adapter on a folder with others is refused. Of the base's weights it has a fingerprint, which only a merge asks for: what is
+//! What an adapter was trained with beside its base's weights: `base.json` in its folder names tokenizer, chat template and the ids that end an
+//! answer, and whoever uses the adapter on a folder with others is refused. Of the base's weights it has a fingerprint, which only a merge asks for: what is
 //! merged cannot be taken apart again. Adapters of other tools have no such file and are taken as they are.
 
 use crate::digest::{Hasher, sha256, sha256_file};
 use crate::{Error, Result};
-use model::Template;
-use model::weights::{Checkpoint, TensorData};
+use model::weights::{Checkpoint, PREFIX, TensorData};
+use model::{Template, Tokenizer};
 use runtime::host;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -25,16 +25,27 @@ fn tokenizer(base: &Path) -> Result<Option<String>> {
     path.is_file().then(|| sha256_file(&path)).transpose()
 }
 
+/// Every id that configuration or tokenizer call an end, ascending. None where the folder has not both.
+fn stop(base: &Path) -> Option<Vec<u32>> {
+    let mut stop = model::Config::from_folder(base).ok()?.eos_token_ids;
+    stop.extend(Tokenizer::open(base).ok()?.eos);
+    stop.sort_unstable();
+    stop.dedup();
+    Some(stop)
+}
+
 /// Values of a tensor that the fingerprint takes.
 const FIRST: usize = 1024;
 
 /// SHA-256 over every tensor's name, shape and first values, rounded to bf16: the same for a checkpoint in f32 and in bf16, another for
-/// one that was trained further. None of a folder without weights.
+/// one that was trained further. A GPT-2 is the same with and without the prefix of its names. None of a folder without weights.
 fn weights(base: &Path) -> Option<String> {
     let checkpoint = Checkpoint::open(base).ok()?;
     let mut hasher = Hasher::default();
-    for name in checkpoint.names() {
-        let tensor = checkpoint.tensor(name).ok()?;
+    let mut names: Vec<&str> = checkpoint.names().map(|name| name.strip_prefix(PREFIX).unwrap_or(name)).collect();
+    names.sort_unstable();
+    for name in names {
+        let tensor = checkpoint.tensor(&format!("{PREFIX}{name}")).ok()?;
         let bytes = tensor.bytes.get(..FIRST * tensor.dtype.size()).unwrap_or(tensor.bytes);
         hasher.update(format!("{name}\n{:?}\n", tensor.shape).as_bytes());
         let values = TensorData { bytes, ..tensor }.to_f32();
@@ -47,7 +58,7 @@ fn weights(base: &Path) -> Option<String> {
 pub fn write(base: &Path, folder: &Path) -> Result<()> {
     let template = template(base);
     let value = json!({ "tokenizer_sha256": tokenizer(base)?, "chat_template_sha256": sha256(template.as_bytes()),
-        "chat_template": template, "weights_sha256": weights(base) });
+        "chat_template": template, "stop_ids": stop(base), "weights_sha256": weights(base) });
     Ok(host::write_file(&folder.join(NAME), |out| writeln!(out, "{value:#}"))?)
 }
 
@@ -84,6 +95,12 @@ pub fn check(base: &Path, folder: &Path) -> Result<()> {
         && wanted != got
     {
         return wrong(&format!("tokenizer_sha256: wanted the tokenizer that the adapter was trained with, {wanted}, got {got}"));
+    }
+    if let (Some(wanted), Some(got)) = (value.get("stop_ids").filter(|v| v.is_array()), stop(base))
+        && *wanted != json!(got)
+    {
+        let text = "stop_ids: wanted the ids that ended an answer when the adapter was trained";
+        return wrong(&format!("{text}, {wanted}, got {}", json!(got)));
     }
     let Some(wanted) = text("chat_template") else { return Ok(()) };
     let got = template(base);

@@ -1,4 +1,5 @@
-//! What an adapter was trained with is checked by whoever uses it: another tokenizer or chat template under the base is refused.
+//! What an adapter was trained with is checked by whoever uses it: another tokenizer, chat template or set of end ids
+//! under the base is refused.
 
 use super::program::{Ple, ple};
 use super::{Data, TEMPLATE, with_template};
@@ -29,12 +30,14 @@ fn another_template_or_tokenizer_is_refused_by_every_command() -> Result<()> {
     let all = |wanted: Option<&str>| -> Result<()> {
         let adapter = at("adapter");
         let sft = ple("sft --dry_run").key("model_name_or_path", &model).key("dataset_name", at("rows.jsonl"));
+        let merge = ple("merge --dry_run").key("model_name_or_path", &model).key("output_dir", at("merged"));
         let calls = [
             ("generate", on(ple("generate --max_completion_length 4"), "rows.jsonl").key("adapter", &adapter).end()?),
             ("logprob", on(ple("logprob"), "answers.jsonl").key("adapter", &adapter).end()?),
             ("score", on(ple("score"), "answers.jsonl").key("reward_funcs", format!("adapter:{}", at("head").display())).end()?),
             ("chat", ple("chat").key("model_name_or_path", &model).key("adapter", &adapter).over("")?),
             ("sft", sft.key("adapter", &adapter).end()?),
+            ("merge", merge.key("adapter", &adapter).end()?),
         ];
         for (name, said) in calls {
             match wanted {
@@ -50,6 +53,10 @@ fn another_template_or_tokenizer_is_refused_by_every_command() -> Result<()> {
     std::fs::write(model.join("chat_template.jinja"), TEMPLATE)?;
     all(None)?;
     let text = std::fs::read_to_string(model.join("tokenizer.json"))?;
-    std::fs::write(model.join("tokenizer.json"), text + "\n")?;
-    all(Some("base.json: tokenizer_sha256: wanted the tokenizer that the adapter was trained with"))
+    std::fs::write(model.join("tokenizer.json"), text.clone() + "\n")?;
+    all(Some("base.json: tokenizer_sha256: wanted the tokenizer that the adapter was trained with"))?;
+    std::fs::write(model.join("tokenizer.json"), text)?;
+    all(None)?;
+    std::fs::write(model.join("generation_config.json"), json!({ "eos_token_id": [2, 7] }).to_string())?;
+    all(Some("base.json: stop_ids: wanted the ids that ended an answer when the adapter was trained, [2], got [2,7]"))
 }

@@ -78,6 +78,51 @@ fn an_adapter_says_what_it_changes() -> Result<()> {
     Ok(())
 }
 
+/// DoRA and heads of its own: what they are, how large, and which commands take them, with a base and without.
+#[test]
+fn an_adapter_says_what_else_it_holds() -> Result<()> {
+    let Some(data) = Data::find() else { return Ok(()) };
+    let Some(folder) = shared("data/adapters/stories260k-imdb-pos-r8") else { return Ok(()) };
+    let dir = tempfile::tempdir()?;
+    let config = model::Config::from_folder(&data.model)?;
+    let plain = model::adapter::Adapter::load(&folder, &config.modules())?;
+    let mut dora = plain.clone();
+    dora.config.use_dora = true;
+    dora.modules.iter_mut().for_each(|m| m.magnitude = Some(vec![0.5; m.out_features]));
+    let mut headed = plain.clone();
+    headed.config.modules_to_save = vec!["lm_head".into()];
+    let spec = model::merge::whole(&config).into_iter().find(|s| s.name == "lm_head.weight").context("a head")?;
+    headed.saved.push(model::adapter::SavedTensor { values: vec![0.01; spec.shape.iter().product()], spec });
+    let numbers = |a: &model::adapter::Adapter| -> usize {
+        let of = |m: &model::adapter::AdapterModule| m.a.len() + m.b.len() + m.magnitude.as_ref().map_or(0, Vec::len);
+        a.modules.iter().map(of).sum::<usize>() + a.saved.iter().map(|t| t.values.len()).sum::<usize>()
+    };
+    for (name, adapter) in [("plain", &plain), ("dora", &dora), ("headed", &headed)] {
+        adapter.save(&dir.path().join(name))?;
+        let call = |words: &str| ple("inspect adapter").and(words).key("adapter", dir.path().join(name));
+        let alone = value(&call("--json").succeed()?)?;
+        let fitted = value(&call("--json").key("model_name_or_path", &data.model).succeed()?)?;
+        for facts in [&alone, &fitted] {
+            ensure!(facts["use_dora"] == (name == "dora") && facts["parameters"] == numbers(adapter), "{name}: {facts:#}");
+            let lengths = facts["modules"].as_array().into_iter().flatten().filter(|m| m["norm_magnitude"].as_f64() > Some(0.0));
+            ensure!(lengths.count() == if name == "dora" { 35 } else { 0 }, "{name}: {facts:#}");
+            let taken = match name {
+                "plain" => "all",
+                "dora" => "all but training: DoRA is run and merged",
+                _ => "ple merge alone: lm_head is saved whole, and beside a base it would be a second copy",
+            };
+            ensure!(facts["taken_by"] == taken, "{name}: {facts:#}");
+            let whole = json!([{ "tensor": "lm_head.weight", "shape": [512, 64], "type": "f32", "parameters": 512 * 64 }]);
+            ensure!(facts["saved_whole"] == if name == "headed" { whole } else { Value::Null }, "{name}: {facts:#}");
+        }
+        let text = call("").succeed()?.out;
+        let word = if name == "dora" { "yes" } else { "no" };
+        ensure!(text.contains(&format!("{:<20} {word}\n", "use_dora")), "{text}");
+        ensure!((name == "headed") == text.contains("saved_whole          tensor lm_head.weight"), "{text}");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_template_is_shown_at_work() -> Result<()> {
     let Some(data) = Data::find() else { return Ok(()) };

@@ -7,6 +7,7 @@ mod demo;
 mod diff;
 mod edges;
 mod evaluates;
+mod families;
 mod generates;
 mod identities;
 mod inspects;

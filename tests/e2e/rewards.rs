@@ -123,3 +123,30 @@ fn a_runs_rewards_are_those_of_its_completions() -> Result<()> {
     ensure!(rewards(&written)?.len() == 12 && rewards(&written)? == rewards(&again)?, "rewards differ");
     Ok(())
 }
+
+/// What a head is trained on is what it scores: `<s>` and `</s>` that were written by hand stand for those that would be there anyway.
+#[test]
+fn tokens_by_hand_are_read_alike_in_training_and_scoring() -> Result<()> {
+    let Some(data) = Data::find() else { return Ok(()) };
+    let dir = tempfile::tempdir()?;
+    let at = |name: &str| dir.path().join(name);
+    let pairs: Vec<[&str; 3]> = vec![["Once upon a", " time.", " dog."], ["The cat", " ran and ran.", " sat."]];
+    let trained = |name: &str, begin: &str, end: &str| -> Result<f64> {
+        let row = |[p, w, l]: &[&str; 3]| json!({ "prompt": format!("{begin}{p}"), "chosen": format!("{w}{end}"), "rejected": format!("{l}{end}") });
+        std::fs::write(at("pairs.jsonl"), pairs.iter().map(|pair| format!("{}\n", row(pair))).collect::<String>())?;
+        let call = ple("reward --max_steps 2 --learning_rate 0.01 --report_to none").key("model_name_or_path", &data.model);
+        call.key("dataset_name", at("pairs.jsonl")).key("output_dir", at(name)).succeed()?;
+        let asked = json!({ "prompt": format!("{begin}Once upon a"), "completion": format!(" time.{end}") });
+        std::fs::write(at("asked.jsonl"), asked.to_string())?;
+        let call = score(&at("asked.jsonl"), &at("out.jsonl")).key("model_name_or_path", &data.model);
+        call.key("reward_funcs", format!("adapter:{}", at("plain").display())).succeed()?;
+        Ok(rewards(&at("out.jsonl"))?[0])
+    };
+    let plain = trained("plain", "", "")?;
+    for (name, begin, end) in [("begun", "<s>", ""), ("ended", "", "</s>"), ("both", "<s>", "</s>\n")] {
+        let reward = trained(name, begin, end)?;
+        super::same(&at("plain"), &at(name), &["adapter_model.safetensors"])?;
+        ensure!(reward == plain, "{name}: {reward}, not {plain}");
+    }
+    Ok(())
+}

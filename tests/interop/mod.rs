@@ -8,7 +8,7 @@ use model::{Adapter, AdapterConfig, Config, Lora, Targets, Transformer};
 use ple_tests::data::say;
 use ple_tests::{pass, tiny};
 use runtime::{DType, Isa, Stream};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -26,9 +26,9 @@ fn python() -> Option<String> {
     None
 }
 
-/// The tiny model as transformers reads it: with the metadata of PyTorch's tensors.
-fn base(folder: &Path) -> Result<()> {
-    let tiny = tiny::folder(false, DType::F32)?;
+/// A tiny model as transformers reads it: with the metadata of PyTorch's tensors.
+fn base(folder: &Path, config: &Value) -> Result<()> {
+    let tiny = tiny::of(config, DType::F32)?;
     std::fs::create_dir_all(folder)?;
     std::fs::copy(tiny.path().join("config.json"), folder.join("config.json"))?;
     let checkpoint = Checkpoint::open(tiny.path())?;
@@ -37,22 +37,47 @@ fn base(folder: &Path) -> Result<()> {
     Ok(write_safetensors(&folder.join("model.safetensors"), &rows)?)
 }
 
-/// Adapters of ours, by name.
-fn ours(model: &Transformer) -> Result<Vec<(&'static str, HostAdapter)>> {
-    let names = |list: &[&str]| Targets::List(list.iter().map(|n| n.to_string()).collect());
-    let config = |targets| AdapterConfig::new(6, 9.0, targets);
-    let mut patterns = AdapterConfig { use_rslora: true, ..config(Targets::AllLinear) };
+fn names(list: &[&str]) -> Targets {
+    Targets::List(list.iter().map(|n| n.to_string()).collect())
+}
+
+fn plain(targets: Targets) -> AdapterConfig {
+    AdapterConfig::new(6, 9.0, targets)
+}
+
+/// What is tried on a Llama.
+fn llama() -> Vec<(&'static str, AdapterConfig)> {
+    let mut patterns = AdapterConfig { use_rslora: true, ..plain(Targets::AllLinear) };
     patterns.rank_pattern = vec![("self_attn.q_proj".into(), 3), (r".*\.1\.mlp\..*".into(), 10)];
     patterns.alpha_pattern = vec![("up_proj".into(), 2.5)];
-    let layers = AdapterConfig { layers_to_transform: vec![1], ..config(names(&["v_proj", "gate_proj"])) };
-    let all = [
-        ("plain", config(names(&["q_proj", "down_proj"]))),
-        ("everything", config(Targets::AllLinear)),
+    let layers = AdapterConfig { layers_to_transform: vec![1], ..plain(names(&["v_proj", "gate_proj"])) };
+    vec![
+        ("plain", plain(names(&["q_proj", "down_proj"]))),
+        ("everything", plain(Targets::AllLinear)),
         ("patterns", patterns),
-        ("regex", config(Targets::Regex(r".*\.0\..*_proj".into()))),
+        ("regex", plain(Targets::Regex(r".*\.0\..*_proj".into()))),
         ("layers", layers),
-        ("dora", AdapterConfig { use_dora: true, ..config(names(&["k_proj", "up_proj"])) }),
-    ];
+        ("dora", AdapterConfig { use_dora: true, ..plain(names(&["k_proj", "up_proj"])) }),
+    ]
+}
+
+/// The same on a GPT-2, whose Conv1D lie transposed: `fan_in_fan_out` as a run of ours writes it.
+fn gpt2() -> Vec<(&'static str, AdapterConfig)> {
+    let plain = |targets| AdapterConfig { fan_in_fan_out: true, ..plain(targets) };
+    let mut patterns = AdapterConfig { use_rslora: true, ..plain(Targets::AllLinear) };
+    patterns.rank_pattern = vec![("attn.c_proj".into(), 3), (r".*\.1\.mlp\..*".into(), 10)];
+    patterns.alpha_pattern = vec![("c_fc".into(), 2.5)];
+    vec![
+        ("plain", plain(names(&["c_attn"]))),
+        ("everything", plain(Targets::AllLinear)),
+        ("patterns", patterns),
+        ("paths", plain(names(&["transformer.h.1.mlp.c_proj", "c_fc"]))),
+        ("dora", AdapterConfig { use_dora: true, ..plain(names(&["c_attn", "c_proj"])) }),
+    ]
+}
+
+/// Adapters of ours with random numbers, by name.
+fn ours(model: &Transformer, all: Vec<(&'static str, AdapterConfig)>) -> Result<Vec<(&'static str, HostAdapter)>> {
     let mut list = Vec::new();
     for (name, config) in all {
         let dora = config.use_dora;
@@ -101,18 +126,17 @@ fn compare(s: &Stream, base: &Path, folder: &Path, rows: &[Vec<u32>]) -> Result<
     Ok(worst.max(distance(&pass::logits(s, &model, rows, Adapter::Off)?, &theirs)))
 }
 
-#[test]
-fn adapters_mean_the_same_to_peft() -> Result<()> {
-    let Some(python) = python() else { return Ok(()) };
+/// Adapters of ours as PEFT reads them, and PEFT's as they are read here, on a model of this configuration; how many there are.
+fn compared(python: &str, config: &Value, all: Vec<(&'static str, AdapterConfig)>) -> Result<usize> {
     let dir = tempfile::tempdir()?;
     let at = |name: &str| dir.path().join(name);
-    base(&at("base"))?;
+    base(&at("base"), config)?;
     let s = Stream::cpu(2, Isa::detect());
     let model = Transformer::load(&s, &at("base"), None)?;
     let mut random = tiny::Random(3);
     let rows: Vec<Vec<u32>> = [1, 17, 70].map(|n| random.ids(n)).to_vec();
     std::fs::write(at("ids.json"), json!(rows).to_string())?;
-    for (name, adapter) in ours(&model)? {
+    for (name, adapter) in ours(&model, all)? {
         adapter.save(&at("ours").join(name))?;
     }
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("interop/peft_cases.py");
@@ -124,7 +148,8 @@ fn adapters_mean_the_same_to_peft() -> Result<()> {
     let alone = Checkpoint::open_file(&at("base_logits.safetensors"))?.tensor("logits")?.to_f32();
     let noise = distance(&pass::logits(&s, &model, &rows, Adapter::Off)?, &alone);
     let limit = f64::max(8.0 * noise, 2e-6);
-    say(&format!("interop base alone: logits within {noise:.1e} of PEFT's, limit {limit:.1e}"));
+    let family = &config["model_type"];
+    say(&format!("interop {family} alone: logits within {noise:.1e} of PEFT's, limit {limit:.1e}"));
     let mut count = 0;
     for side in ["ours", "theirs"] {
         let entries = std::fs::read_dir(at(side))?.map(|e| Ok(e?.path())).collect::<Result<Vec<PathBuf>>>()?;
@@ -134,11 +159,21 @@ fn adapters_mean_the_same_to_peft() -> Result<()> {
             // An adapter that did nothing would agree whatever was read of it.
             let theirs = Checkpoint::open_file(&folder.join("logits.safetensors"))?.tensor("logits")?.to_f32();
             ensure!(distance(&theirs, &alone) > 100.0 * limit, "{side}/{name} does nothing");
-            say(&format!("interop {side}/{name}: logits within {far:.1e} of PEFT's"));
+            say(&format!("interop {family} {side}/{name}: logits within {far:.1e} of PEFT's"));
             ensure!(noise < 1e-5 && far < limit, "{side}/{name}: {far:e}");
             count += 1;
         }
     }
-    ensure!(count == 19, "{count} adapters");
+    Ok(count)
+}
+
+#[test]
+fn adapters_mean_the_same_to_peft() -> Result<()> {
+    let Some(python) = python() else { return Ok(()) };
+    let count = compared(&python, &tiny::config(false), llama())?;
+    ensure!(count == 19, "{count} adapters of a Llama");
+    let config = tiny::families().into_iter().find(|c| c["model_type"] == "gpt2").context("gpt2")?;
+    let count = compared(&python, &config, gpt2())?;
+    ensure!(count == 11, "{count} adapters of a GPT-2");
     Ok(())
 }

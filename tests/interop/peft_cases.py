@@ -1,4 +1,4 @@
-"""PEFT's side of tests/interop: run with a folder that has `base` (a Llama), `ids.json` (rows of token ids) and `ours/*` (adapters to load).
+"""PEFT's side of tests/interop: run with a folder that has `base` (a Llama or a GPT-2), `ids.json` (rows of token ids) and `ours/*` (adapters to load).
 
 Writes `ours/NAME/logits.safetensors` for each of ours, and `theirs/NAME`: adapters made here, each with `logits.safetensors` of the adapter
 beside the base and, as `merged`, after merge_and_unload; `base_logits.safetensors` are the base's alone. Everything runs in float64, so what is
@@ -67,23 +67,38 @@ print(f"peft {peft.__version__}, transformers {transformers.__version__}, torch 
 save_file({"logits": logits(base())}, root / "base_logits.safetensors")
 for folder in sorted((root / "ours").iterdir()):
     load_ours(folder)
-make("plain", r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"])
-make("all-linear", r=4, lora_alpha=8, target_modules="all-linear")
-make("rslora", r=4, lora_alpha=8, target_modules="all-linear", use_rslora=True)
-make(
-    "patterns",
-    r=4,
-    lora_alpha=8,
-    target_modules="all-linear",
-    rank_pattern={r"layers\.0\.self_attn\..*": 2, "up_proj": 7},
-    alpha_pattern={"self_attn.q_proj": 3, r"model\.layers\.1\.mlp\.up_proj": 5.5},
-)
-make("regex", r=4, lora_alpha=8, target_modules=r".*\.(self_attn\.[qv]|mlp\.down)_proj")
-make("paths", r=4, lora_alpha=8, target_modules=["model.layers.1.mlp.up_proj", "self_attn.o_proj"])
-make("excluded", r=4, lora_alpha=8, target_modules="all-linear", exclude_modules=["o_proj", "model.layers.0.mlp.gate_proj"])
-make("layers", r=4, lora_alpha=8, target_modules=["v_proj", "up_proj"], layers_to_transform=[1], layers_pattern="layers")
-make("layer", r=4, lora_alpha=8, target_modules=["v_proj", "model.layers.1.mlp.up_proj"], layers_to_transform=0)
-make("dora", r=4, lora_alpha=8, target_modules="all-linear", use_dora=True)
-make("dora-rslora", r=4, lora_alpha=8, target_modules=["q_proj", "up_proj"], use_dora=True, use_rslora=True)
-make("head", r=4, lora_alpha=8, target_modules=["q_proj"], modules_to_save=["lm_head"])
-make("embedding", r=4, lora_alpha=8, target_modules=["q_proj"], modules_to_save=["embed_tokens"])
+if json.loads((root / "base/config.json").read_text())["model_type"] == "gpt2":
+    make("plain", r=4, lora_alpha=8, target_modules=["c_attn"], fan_in_fan_out=True)
+    make("all-linear", r=4, lora_alpha=8, target_modules="all-linear")
+    make(
+        "patterns",
+        r=4,
+        lora_alpha=8,
+        target_modules="all-linear",
+        rank_pattern={r"h\.0\.attn\..*": 2, "c_fc": 7},
+        alpha_pattern={"attn.c_attn": 3, r"transformer\.h\.1\.mlp\.c_fc": 5.5},
+    )
+    make("regex", r=4, lora_alpha=8, target_modules=r".*\.(attn\.c_attn|mlp\.c_proj)")
+    make("rslora", r=4, lora_alpha=8, target_modules=["c_fc", "transformer.h.0.attn.c_proj"], use_rslora=True)
+    make("dora", r=4, lora_alpha=8, target_modules="all-linear", use_dora=True)
+else:
+    make("plain", r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"])
+    make("all-linear", r=4, lora_alpha=8, target_modules="all-linear")
+    make("rslora", r=4, lora_alpha=8, target_modules="all-linear", use_rslora=True)
+    make(
+        "patterns",
+        r=4,
+        lora_alpha=8,
+        target_modules="all-linear",
+        rank_pattern={r"layers\.0\.self_attn\..*": 2, "up_proj": 7},
+        alpha_pattern={"self_attn.q_proj": 3, r"model\.layers\.1\.mlp\.up_proj": 5.5},
+    )
+    make("regex", r=4, lora_alpha=8, target_modules=r".*\.(self_attn\.[qv]|mlp\.down)_proj")
+    make("paths", r=4, lora_alpha=8, target_modules=["model.layers.1.mlp.up_proj", "self_attn.o_proj"])
+    make("excluded", r=4, lora_alpha=8, target_modules="all-linear", exclude_modules=["o_proj", "model.layers.0.mlp.gate_proj"])
+    make("layers", r=4, lora_alpha=8, target_modules=["v_proj", "up_proj"], layers_to_transform=[1], layers_pattern="layers")
+    make("layer", r=4, lora_alpha=8, target_modules=["v_proj", "model.layers.1.mlp.up_proj"], layers_to_transform=0)
+    make("dora", r=4, lora_alpha=8, target_modules="all-linear", use_dora=True)
+    make("dora-rslora", r=4, lora_alpha=8, target_modules=["q_proj", "up_proj"], use_dora=True, use_rslora=True)
+    make("head", r=4, lora_alpha=8, target_modules=["q_proj"], modules_to_save=["lm_head"])
+    make("embedding", r=4, lora_alpha=8, target_modules=["q_proj"], modules_to_save=["embed_tokens"])

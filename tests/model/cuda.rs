@@ -114,3 +114,31 @@ fn on_cuda_full_tuning_in_f32_has_the_cpu_s_bits() -> Result<()> {
     }
     Ok(())
 }
+
+/// Every other family: biases, windows, norms of heads, LayerNorm, learned positions, both GELUs, softcaps, norms after a layer's halves.
+#[test]
+fn on_cuda_every_family_s_steps_in_f32_have_the_cpu_s_bits() -> Result<()> {
+    let Some(cuda) = emulator::cuda() else { return Ok(()) };
+    let cpu: &'static Stream = Box::leak(Box::new(Stream::cpu(1, Isa::portable())));
+    for (i, config) in tiny::families().iter().enumerate() {
+        let (family, mode) = (config["model_type"].as_str().context("no model_type")?, emulator::Mode::PAIRS[i % 4]);
+        let folder = tiny::of(config, DType::F32)?;
+        // Of every weight: LayerNorm with biases and positions, norms of heads, a scaled embedding.
+        let full = ["gpt2", "gemma3_text"].contains(&family);
+        for tune in [Some(Tune::Lora(0)), full.then_some(Tune::Full)].into_iter().flatten() {
+            let want = run(cpu.backend(), folder.path(), tune, DType::F32, 2)
+                .with_context(|| format!("{family} {tune:?} on the CPU"))?;
+            let loss = |i: usize| f64::from_bits(want.losses[i]);
+            ensure!((loss(1) - loss(0)).abs() > 1e-3, "{family} {tune:?}: the CPU's first step changes nothing of {}", loss(0));
+            cuda.mode(mode);
+            let start = std::time::Instant::now();
+            let got =
+                run(cuda.stream.backend(), folder.path(), tune, DType::F32, 2).with_context(|| format!("{family} {tune:?}"))?;
+            say(&format!("  cuda:0 (emulated) {mode}: {family} {tune:?} 2 steps in {:.1} s", start.elapsed().as_secs_f64()));
+            ensure!(got.losses == want.losses, "{family} {tune:?} {mode}: losses {:?}, the CPU's {:?}", got.losses, want.losses);
+            let other = got.trained.iter().zip(&want.trained).filter(|(a, b)| a != b).count();
+            ensure!(other == 0, "{family} {tune:?} {mode}: {other} of {} have other bits than the CPU's", want.trained.len());
+        }
+    }
+    Ok(())
+}

@@ -1,8 +1,9 @@
 //! The calls that are measured: every room at the sizes of an 8B and a 0.5B model on accelerators, of a 15M one on the CPU.
 
+use crate::kv_store::{self, PAGE};
 use crate::linear::{self, Lora, Part};
 use crate::weight::{self, Layout};
-use crate::{adamw, attention, embedding, logprob, rms_norm, rope, score, swiglu};
+use crate::{adamw, attention, decode_attention, embedding, logprob, rms_norm, rope, score, swiglu};
 use half::bf16;
 use runtime::{Buffer, DType, Element, Result, Stream, View};
 
@@ -70,7 +71,8 @@ pub fn works(s: &Stream) -> Vec<Work> {
 
 /// Every work at these sizes: in f32, and on a device also in bf16.
 pub(super) fn of(s: &Stream, shapes: &[Shape]) -> Vec<Work> {
-    let mut works: Vec<Work> = shapes.iter().flat_map(|shape| [elementwise::<f32>(*shape), products(*shape)]).flatten().collect();
+    let mut works: Vec<Work> =
+        shapes.iter().flat_map(|shape| [elementwise::<f32>(*shape), products(*shape), decoding(*shape)]).flatten().collect();
     if s.host().is_none() {
         works.extend(shapes.iter().flat_map(|shape| [elementwise::<bf16>(*shape), tensor_cores(*shape)]).flatten());
     }
@@ -210,6 +212,38 @@ fn products(Shape { rows: m, c, f, h, k, d, v }: Shape) -> Vec<Work> {
         }))
     }));
     works
+}
+
+/// One token of every running sequence of 256 positions, and storing a prompt's keys and values.
+fn decoding(Shape { rows, h, k, d, .. }: Shape) -> Vec<Work> {
+    let (count, blocks, width) = (rows.div_ceil(PAGE), 4, (h + 2 * k) * d);
+    let (heads, len) = (attention::Heads { h, k, d }, blocks * PAGE);
+    let params = attention::Params { scale: 1.0 / (d as f32).sqrt(), softcap: 0.0, window: 0, causal: true };
+    let flops = (4 * count * h * d * len) as f64;
+    let bytes = 4.0 * (count * (2 * k * d * len + (2 * h + 2 * k) * d)) as f64;
+    let pages =
+        move |s: &Stream| -> Result<[Buffer<f32>; 2]> { Ok([up(s, count * k * d * len, 2)?, up(s, count * k * d * len, 3)?]) };
+    let attend = move |s: &Stream| -> Result<Call> {
+        let ([keys, values], qkv, out) = (pages(s)?, up::<f32>(s, count * width, 1)?, s.zeros::<f32>(count * h * d)?);
+        let pieces: Vec<u32> = (0..count * blocks).flat_map(|p| [p as u32, (p % blocks) as u32, 0, PAGE as u32]).collect();
+        let first: Vec<u32> = (0..=count).map(|i| (i * blocks) as u32).collect();
+        let (pieces, first, pos) = (s.upload(&pieces)?, s.upload(&first)?, s.upload(&vec![len as u32 - 1; count])?);
+        Ok(Box::new(move |s| {
+            let pages = kv_store::Pages { k: keys.view(), v: values.view() };
+            decode_attention::forward(s, out.view(), qkv.view(), pages, pieces.view(), first.view(), pos.view(), heads, params)
+        }))
+    };
+    let store = move |s: &Stream| -> Result<Call> {
+        let ([keys, values], qkv, slots) = (pages(s)?, up::<f32>(s, rows * width, 1)?, ids(s, rows, rows)?);
+        Ok(Box::new(move |s| {
+            kv_store::forward(s, kv_store::Pages { k: keys.view(), v: values.view() }, qkv.view(), slots.view(), heads)
+        }))
+    };
+    let size = format!("f32 {count}x{len} h{h} k{k} d{d}");
+    vec![
+        Work::new("decode_attention", format!("forward {size}"), [flops, bytes], attend),
+        Work::new("kv_store", format!("forward f32 {rows} k{k} d{d}"), [0.0, 16.0 * (rows * k * d) as f64], store),
+    ]
 }
 
 fn linear_call(s: &Stream, m: usize, k: usize, n: usize, rank: usize) -> Result<Call> {

@@ -42,13 +42,15 @@ fn shape(kind: Kind, seed: u64, n: usize, [v, c]: [usize; 2]) -> Vec<Case> {
         weight::load(s, laid, bytemuck::cast_slice(&table))?;
         forward(s, o[0], o[1], laid, 0.7)
     });
-    let operands = vec![Operand::output::<f32>("dtable", v * c), dx, tokens];
-    let gather = Case::new(named("backward"), operands, move |s, o| {
-        let layout = Layout::of(s, &[]);
-        let (part, held) = (s.zeros::<f32>(layout.len(&[v], c))?, s.zeros::<f32>(layout.len(&[v], c))?);
-        backward(s, part.view(), o[1], o[2], v, 1.0)?;
-        panels::accumulate(s, held.view(), part.view())?;
-        o[0].write(s, &weight::read(s, layout.weight(held.view(), &[v], c, 0)?)?)
-    });
-    vec![look_up.cut(n), gather]
+    let gather = |scale: f32| {
+        let operands = vec![Operand::output::<f32>("dtable", v * c), dx.clone(), tokens.clone()];
+        Case::new(named(&format!("backward by {scale}")), operands, move |s, o| {
+            let layout = Layout::of(s, &[]);
+            let (part, held) = (s.zeros::<f32>(layout.len(&[v], c))?, s.zeros::<f32>(layout.len(&[v], c))?);
+            backward(s, part.view(), o[1], o[2], v, scale)?;
+            panels::accumulate(s, held.view(), part.view())?;
+            o[0].write(s, &weight::read(s, layout.weight(held.view(), &[v], c, 0)?)?)
+        })
+    };
+    vec![look_up.cut(n), gather(1.0), gather(3.3)]
 }

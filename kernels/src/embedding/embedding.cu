@@ -9,8 +9,9 @@ extern "C" __global__ void embedding_forward(stored *x, const u32 *tokens, const
   x[at] = narrow(scale == 1.0f ? w : w * scale);
 }
 
-// dtable: [v, ld] f32; dx: [n, c]. The block of an id's first row adds all its rows, ascending; others have nothing to do.
-extern "C" __global__ void embedding_backward(float *dtable, const stored *dx, const u32 *tokens, u32 n, u32 c, u32 ld, u32 v) {
+// dtable: [v, ld] f32; dx: [n, c], times scale (none by 1). The block of an id's first row adds all its rows, ascending; others have nothing to do.
+extern "C" __global__ void embedding_backward(float *dtable, const stored *dx, const u32 *tokens, u32 n, u32 c, u32 ld, u32 v,
+                                              float scale) {
   u32 row = blockIdx.x, id = tokens[row], earlier = 0;
   for (u32 m = threadIdx.x; m < row; m += blockDim.x)
     if (tokens[m] == id) earlier = 1;
@@ -18,7 +19,10 @@ extern "C" __global__ void embedding_backward(float *dtable, const stored *dx, c
   for (u32 k = threadIdx.x; k < c; k += blockDim.x) {
     float acc = dtable[(u64)id * ld + k];
     for (u32 m = row; m < n; m++)
-      if (tokens[m] == id) acc += widen(dx[(u64)m * c + k]);
+      if (tokens[m] == id) {
+        float d = widen(dx[(u64)m * c + k]);
+        acc += scale == 1.0f ? d : d * scale;
+      }
     dtable[(u64)id * ld + k] = acc;
   }
 }

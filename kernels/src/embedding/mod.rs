@@ -71,7 +71,7 @@ pub fn forward<'a>(s: &Stream, x: View<'_>, tokens: View<'_>, table: impl Into<W
     Ok(())
 }
 
-/// dtable ([n, C] f32, laid out as a weight) += dx [N, C]·scale by tokens `[N]`; the rows are one example's. On CUDA the scale is 1.
+/// dtable ([n, C] f32, laid out as a weight) += dx [N, C]·scale by tokens `[N]`; the rows are one example's.
 pub fn backward(s: &Stream, dtable: View<'_>, dx: View<'_>, tokens: View<'_>, n: usize, scale: f32) -> Result<()> {
     let c = dx.len().checked_div(tokens.len()).unwrap_or(0);
     ensure!(dx.len() == c * tokens.len(), "embedding::backward: dx has {} elements for {} rows", dx.len(), tokens.len());
@@ -83,13 +83,12 @@ pub fn backward(s: &Stream, dtable: View<'_>, dx: View<'_>, tokens: View<'_>, n:
     disjoint("embedding::backward", &[dtable], &[dx, tokens])?;
     let Some(pool) = s.host() else {
         let room = "embedding::backward";
-        ensure!(scale == 1.0, "{room}: scale {scale}, wanted 1 on this device");
         let stored = stored(room, dx)?;
         let launch = Launch { defines: variant(stored), ..blocks(tokens.len())? };
         let views = [operand(room, dtable, F32)?, operand(room, dx, stored)?, operand(room, tokens, U32)?];
         let sizes = [size(room, tokens.len())?, size(room, c)?, size(room, weight::row(c, 0))?, size(room, n)?];
         // SAFETY: as in `forward`.
-        return unsafe { s.launch(&KERNELS[1], &launch, &[&views[..], &sizes].concat()) };
+        return unsafe { s.launch(&KERNELS[1], &launch, &[&views[..], &sizes, &[Arg::Bits(scale)]].concat()) };
     };
     // SAFETY: the device is the CPU and `disjoint` keeps the output apart from everything else.
     let (dtable, dx, tokens) = unsafe { (dtable.host_mut()?, dx.host()?, tokens.host()?) };

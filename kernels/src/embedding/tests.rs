@@ -14,8 +14,12 @@ fn look_up<T: Element>(s: &Stream, table: &[T], tokens: &[u32], c: usize, scale:
 }
 
 fn gather(s: &Stream, dtype: DType, dx: &[f32], tokens: &[u32], v: usize, c: usize) -> Result<Vec<f32>> {
+    scaled(s, dtype, dx, tokens, [v, c], 1.0)
+}
+
+fn scaled(s: &Stream, dtype: DType, dx: &[f32], tokens: &[u32], [v, c]: [usize; 2], scale: f32) -> Result<Vec<f32>> {
     let dtable = s.zeros::<f32>(Layout::of(s, &[]).len(&[v], c))?;
-    backward(s, dtable.view(), Acts::put(s, dtype, dx)?.view(), s.upload(tokens)?.view(), v, 1.0)?;
+    backward(s, dtable.view(), Acts::put(s, dtype, dx)?.view(), s.upload(tokens)?.view(), v, scale)?;
     weight::read(s, Layout::of(s, &[]).weight(dtable.view(), &[v], c, 0)?)
 }
 
@@ -40,8 +44,10 @@ fn on_cuda_in_bf16_values_are_rounded_once_and_an_unknown_id_is_nan() {
             assert!(got.iter().zip(want).all(|(g, w)| g.to_bits() == w.to_bits() || (g.is_nan() && w.is_nan())));
         }
         let (tokens, dx) = (below(2, 40, 33), rounded(&normal(3, 40 * 7)));
-        let law = gather(&streams()[0], F32, &dx, &tokens, 33, 7)?;
-        assert_eq!(bits(&gather(s, DType::Bf16, &dx, &tokens, 33, 7)?), bits(&law));
+        for scale in [1.0, 3.3] {
+            let law = scaled(&streams()[0], F32, &dx, &tokens, [33, 7], scale)?;
+            assert_eq!(bits(&scaled(s, DType::Bf16, &dx, &tokens, [33, 7], scale)?), bits(&law));
+        }
         let rows = look_up(s, &[1f32; 10], &[0, 4, 5], 2, 1.0)?;
         assert!(rows[..4] == [1.0; 4] && rows[4..].iter().all(|v| v.is_nan()), "{rows:?}");
         Result::Ok(())
@@ -60,7 +66,10 @@ fn accurate(s: &Stream) -> Result<()> {
             close("f16", &look_up(s, &other, &tokens, c, 1.0)?, &truth(other.iter().map(|w| w.to_f64()).collect(), 1.0), 0.0);
         }
         close("scaled", &look_up(s, &table, &tokens, c, 3.3)?, &truth(wide(&table), 3.3f32 as f64), 6e-8);
-        close("dtable", &gather(s, F32, &dx, &tokens, v, c)?, &reference::backward(&wide(&dx), &tokens, v, c), 3e-7);
+        let want = reference::backward(&wide(&dx), &tokens, v, c);
+        close("dtable", &gather(s, F32, &dx, &tokens, v, c)?, &want, 3e-7);
+        let want: Vec<f64> = want.iter().map(|d| d * 3.3f32 as f64).collect();
+        close("dtable scaled", &scaled(s, F32, &dx, &tokens, [v, c], 3.3)?, &want, 3e-7);
     }
     Ok(())
 }

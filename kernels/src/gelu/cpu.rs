@@ -20,9 +20,10 @@ fn curve_at<S: Lanes>(x: S::V, curve: Curve) -> (S::V, S::V) {
     match curve {
         Curve::Tanh => {
             let k = S::splat(TWICE_ROOT_2_OVER_PI);
-            let h = sigmoid::<S>(S::mul(S::mul(k, x), S::add(one, S::mul(S::splat(CUBIC), square))));
+            let z = S::mul(S::mul(k, x), S::add(one, S::mul(S::splat(CUBIC), square)));
+            let (h, rest) = (sigmoid::<S>(z), sigmoid::<S>(S::sub(S::splat(0.0), z)));
             let inner = S::mul(k, S::add(one, S::mul(S::splat(CUBIC_3), square)));
-            (h, S::add(h, S::mul(x, S::mul(S::mul(h, S::sub(one, h)), inner))))
+            (h, S::add(h, S::mul(x, S::mul(S::mul(h, rest), inner))))
         }
         Curve::Erf => {
             let h = S::mul(half, S::add(one, erf::<S>(S::mul(x, S::splat(std::f32::consts::FRAC_1_SQRT_2)))));

@@ -6,18 +6,33 @@
 //! backward:     g = d·f,  x̂ = x·rstd,  d = rstd·(g − x̂·m),  m = Σ_i g·x̂ / D      in place; Σ by LAW A2 (products by fma)
 //! dw[i]      += p,  p = fma(d[n,h,i], x̂[n,h,i], p)      from +0 over an example's rows ascending, in a row heads ascending (LAW A7)
 //! ```
-//! Every operation written here rounds by itself. x, y, d: [N, stride] f32, of which the first (H + K)·D columns are heads; the rest of a
+//! Every operation written here rounds by itself. x, y, d: [N, stride] f32, on CUDA also bf16, each result rounded once, of which the first (H + K)·D columns are heads; the rest of a
 //! row (the values) is copied to y and stays as it is in d. w, dw: [wq, wk], each `[D]` f32. rstd: [N, H + K] f32, kept for backward. `=`
 //! everywhere but in dw, whose d is that from before `backward`.
-//! Bytes: forward 8·N·stride, backward 12·N·(H + K)·D, dw 8·N·(H + K)·D. FLOPs of a head's element: 4, 9, 3. order: law
+//! Bytes: forward 8·N·stride, backward 12·N·(H + K)·D, dw 8·N·(H + K)·D. FLOPs of a head's element: 4, 9, 3.
+//! On CUDA sixteen lanes own a head and sum it in A2's own order: the CPU's bits. Spans of `examples` are cut at N there; the CPU refuses
+//! them. order: law
 
-use runtime::{Result, Stream, View, disjoint, ensure};
+use crate::cuda::{BLOCK, blocks, elements, kernel, operand, size, stored, variant};
+use runtime::{Arg, DType, DType::F32, DType::U32, Kernel, Launch, Result, Stream, View, disjoint, ensure};
 
+mod cases;
 mod cpu;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use cases::cases;
+
+pub(crate) const KERNELS: [Kernel; 3] = [
+    kernel!("head_norm_forward", "head_norm.cu"),
+    kernel!("head_norm_backward", "head_norm.cu"),
+    kernel!("head_norm_backward_weight", "head_norm.cu"),
+];
+
+/// Lanes of a head.
+const LANES: usize = 16;
 
 /// What the operands must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +64,18 @@ impl Shape {
         }
         Ok(())
     }
+
+    /// The struct `Heads` of head_norm.cu, which counts columns in 32 bits.
+    fn bytes(self, room: &str) -> Result<Vec<u8>> {
+        let Shape { queries, keys, d, stride } = self;
+        ensure!(stride < i32::MAX as usize, "{room}: rows of {stride}, wanted less than {}", i32::MAX);
+        Ok([queries, keys, d, stride].iter().flat_map(|v| (*v as u32).to_ne_bytes()).collect())
+    }
+}
+
+/// Sixteen lanes for each of so many groups.
+fn lanes(groups: usize, stored: DType) -> Result<Launch> {
+    Ok(Launch { defines: variant(stored), ..blocks(groups.div_ceil(BLOCK as usize / LANES))? })
 }
 
 /// y and rstd of x.
@@ -62,9 +89,19 @@ pub fn forward(
     eps: f32,
     weight_offset: f32,
 ) -> Result<()> {
-    let pool = s.pool("head_norm::forward")?;
-    shape.check("head_norm::forward", &[y, x], rstd, w)?;
-    disjoint("head_norm::forward", &[y, rstd], &[x, w[0], w[1]])?;
+    let room = "head_norm::forward";
+    shape.check(room, &[y, x], rstd, w)?;
+    disjoint(room, &[y, rstd], &[x, w[0], w[1]])?;
+    let Some(pool) = s.host() else {
+        let (n, stored, bytes) = (rstd.len() / shape.heads(), stored(room, x)?, shape.bytes(room)?);
+        let out = [operand(room, y, stored)?, operand(room, rstd, F32)?, operand(room, x, stored)?];
+        let rest = [operand(room, w[0], F32)?, operand(room, w[1], F32)?, Arg::U64(n as u64)];
+        let scalars = [Arg::Struct(&bytes), Arg::Bits(eps), Arg::Bits(weight_offset)];
+        // A group for each head, and one for the rest of the row.
+        let launch = lanes(rstd.len() + n, stored)?;
+        // SAFETY: the kernel's arguments; `check` made sure of what they cover.
+        return unsafe { s.launch(&KERNELS[0], &launch, &[out, rest, scalars].concat()) };
+    };
     // SAFETY: the device is the CPU and `disjoint` keeps the outputs apart from everything else.
     unsafe {
         let w = [w[0].host()?, w[1].host()?];
@@ -83,9 +120,17 @@ pub fn backward(
     shape: Shape,
     weight_offset: f32,
 ) -> Result<()> {
-    let pool = s.pool("head_norm::backward")?;
-    shape.check("head_norm::backward", &[d, x], rstd, w)?;
-    disjoint("head_norm::backward", &[d], &[x, rstd, w[0], w[1]])?;
+    let room = "head_norm::backward";
+    shape.check(room, &[d, x], rstd, w)?;
+    disjoint(room, &[d], &[x, rstd, w[0], w[1]])?;
+    let Some(pool) = s.host() else {
+        let (n, stored, bytes) = (rstd.len() / shape.heads(), stored(room, x)?, shape.bytes(room)?);
+        let rows = [operand(room, d, stored)?, operand(room, x, stored)?, operand(room, rstd, F32)?];
+        let rest = [operand(room, w[0], F32)?, operand(room, w[1], F32)?, Arg::U64(n as u64)];
+        let args = [&rows[..], &rest, &[Arg::Struct(&bytes), Arg::Bits(weight_offset)]].concat();
+        // SAFETY: as in `forward`.
+        return unsafe { s.launch(&KERNELS[1], &lanes(rstd.len(), stored)?, &args) };
+    };
     // SAFETY: the device is the CPU and `disjoint` keeps d apart from everything else.
     unsafe {
         let w = [w[0].host()?, w[1].host()?];
@@ -105,9 +150,17 @@ pub fn backward_weight(
     shape: Shape,
 ) -> Result<()> {
     let room = "head_norm::backward_weight";
-    let pool = s.pool(room)?;
     shape.check(room, &[d, x], rstd, dw)?;
     disjoint(room, &dw, &[d, x, rstd, examples])?;
+    let Some(pool) = s.host() else {
+        let (n, stored, bytes) = (rstd.len() / shape.heads(), stored(room, x)?, shape.bytes(room)?);
+        ensure!(examples.len().is_multiple_of(2), "{room}: examples has {} elements, wanted [E, 2]", examples.len());
+        let out = [operand(room, dw[0], F32)?, operand(room, dw[1], F32)?, operand(room, d, stored)?, operand(room, x, stored)?];
+        let rest = [operand(room, rstd, F32)?, operand(room, examples, U32)?, size(room, examples.len() / 2)?, size(room, n)?];
+        let launch = Launch { defines: variant(stored), ..elements(2 * shape.d)? };
+        // SAFETY: as in `forward`; the kernel cuts spans at the rows there are.
+        return unsafe { s.launch(&KERNELS[2], &launch, &[&out[..], &rest, &[Arg::Struct(&bytes)]].concat()) };
+    };
     // SAFETY: the device is the CPU and `disjoint` keeps the outputs apart from each other and from everything else.
     let (dwq, dwk, d, x) = unsafe { (dw[0].host_mut()?, dw[1].host_mut()?, d.host()?, x.host()?) };
     // SAFETY: as above.

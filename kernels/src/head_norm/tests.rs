@@ -1,5 +1,5 @@
 use super::*;
-use crate::check::{bits, close, differentiates, normal, stream, streams, wide};
+use crate::check::{Acts, bits, close, differentiates, normal, on_cuda, rounded, rounds_once, stream, streams, wide};
 
 /// Inputs of one case; `rows` picks a cut of them.
 struct Case {
@@ -22,26 +22,59 @@ impl Case {
     }
 
     fn run(&self, s: &Stream, rows: std::ops::Range<usize>, examples: &[u32]) -> Result<Made> {
+        self.stored(s, F32, rows, examples)
+    }
+
+    fn stored(&self, s: &Stream, dtype: DType, rows: std::ops::Range<usize>, examples: &[u32]) -> Result<Made> {
         let (shape, part) = (self.shape, rows.start * self.shape.stride..rows.end * self.shape.stride);
-        let nan = |len: usize| s.upload(&vec![f32::NAN; len]);
-        let (x, d) = (s.upload(&self.x[part.clone()])?, s.upload(&self.d[part.clone()])?);
+        let (x, d) = (Acts::put(s, dtype, &self.x[part.clone()])?, Acts::put(s, dtype, &self.d[part.clone()])?);
         let w = [s.upload(&self.w[0])?, s.upload(&self.w[1])?];
         let w = [w[0].view(), w[1].view()];
-        let (y, rstd) = (nan(part.len())?, nan(rows.len() * shape.heads())?);
+        let (y, rstd) = (Acts::nan(s, dtype, part.len())?, Acts::nan(s, F32, rows.len() * shape.heads())?);
         let dw = [s.zeros::<f32>(shape.d)?, s.zeros::<f32>(shape.d)?];
         forward(s, y.view(), rstd.view(), x.view(), w, shape, self.eps, self.offset)?;
         let examples = s.upload(examples)?;
         backward_weight(s, [dw[0].view(), dw[1].view()], d.view(), x.view(), rstd.view(), examples.view(), shape)?;
         backward(s, d.view(), x.view(), rstd.view(), w, shape, self.offset)?;
-        Ok([y.to_vec()?, rstd.to_vec()?, d.to_vec()?, dw[0].to_vec()?, dw[1].to_vec()?])
+        Ok([y.get()?, rstd.get()?, d.get()?, dw[0].to_vec()?, dw[1].to_vec()?])
     }
 }
 
 #[test]
 fn against_f64() -> Result<()> {
+    accurate(&stream())
+}
+
+#[test]
+fn on_cuda_against_f64_and_as_on_the_cpu() {
+    on_cuda("head_norm", |s| accurate(s).and_then(|()| lawful(std::slice::from_ref(s), 9)));
+}
+
+#[test]
+fn on_cuda_in_bf16_the_cpus_values_rounded_once() {
+    on_cuda("head_norm bf16", |s| {
+        for (n, heads, offset) in [(1, [1, 1, 1], 0.0), (5, [4, 2, 16], 1.0), (3, [3, 2, 45], 0.0)] {
+            let case = Case::new(n, heads, offset);
+            let case = Case { x: rounded(&case.x), d: rounded(&case.d), ..case };
+            let examples = [0, n as u32 / 2, n as u32 / 2, n as u32];
+            let [y, rstd, dx, dwq, dwk] = case.stored(s, DType::Bf16, 0..n, &examples)?;
+            let law = case.run(&streams()[0], 0..n, &examples)?;
+            assert!(bits(&y) == bits(&rounded(&law[0])) && bits(&dx) == bits(&rounded(&law[2])));
+            assert!(bits(&rstd) == bits(&law[1]) && bits(&dwq) == bits(&law[3]) && bits(&dwk) == bits(&law[4]));
+            let (x, d, w) = (wide(&case.x), wide(&case.d), [wide(&case.w[0]), wide(&case.w[1])]);
+            let (w, eps, offset) = ([&w[0][..], &w[1][..]], case.eps as f64, offset as f64);
+            let stride = case.shape.stride;
+            rounds_once("head_norm y", &y, &reference::forward(&x, w, case.shape, eps, offset).0, stride);
+            rounds_once("head_norm dx", &dx, &reference::backward(&d, &x, w, case.shape, eps, offset).0, stride);
+        }
+        Result::Ok(())
+    });
+}
+
+fn accurate(s: &Stream) -> Result<()> {
     for (n, heads, offset) in [(1, [1, 1, 1], 0.0), (5, [4, 2, 16], 1.0), (17, [3, 3, 45], 0.0), (3, [2, 1, 256], 1.0)] {
         let case = Case::new(n, heads, offset);
-        let [y, rstd, dx, dwq, dwk] = case.run(&stream(), 0..n, &[0, n as u32])?;
+        let [y, rstd, dx, dwq, dwk] = case.run(s, 0..n, &[0, n as u32])?;
         let (x, d, w) = (wide(&case.x), wide(&case.d), [wide(&case.w[0]), wide(&case.w[1])]);
         let (w, eps, offset) = ([&w[0][..], &w[1][..]], case.eps as f64, offset as f64);
         let (want_y, want_rstd) = reference::forward(&x, w, case.shape, eps, offset);
@@ -80,29 +113,34 @@ fn a_head_is_a_row_of_rms_norm() -> Result<()> {
     let made = case.run(&s, 0..7, &[0, 7])?;
     let heads: Vec<f32> = case.x.chunks(case.shape.stride).flat_map(|row| row[..45].to_vec()).collect();
     let (y, rstd) = (s.zeros::<f32>(heads.len())?, s.zeros::<f32>(7)?);
-    let (x, w, none) = (s.upload(&heads)?, s.upload(&case.w[0])?, View::none(runtime::DType::F32));
+    let (x, w, none) = (s.upload(&heads)?, s.upload(&case.w[0])?, View::none(F32));
     crate::rms_norm::forward(&s, y.view(), rstd.view(), none, x.view(), None, w.view(), case.eps, 1.0)?;
     let ours: Vec<f32> = made[0].chunks(case.shape.stride).flat_map(|row| row[..45].to_vec()).collect();
     assert_eq!(bits(&ours), bits(&y.to_vec()?));
     Ok(())
 }
 
-/// Every stream and every cut writes the bits of the portable CPU.
 #[test]
 fn the_law() -> Result<()> {
+    lawful(&streams(), 64)
+}
+
+/// Every stream and every cut of so many rows writes the bits of the portable CPU.
+fn lawful(on: &[Stream], n: usize) -> Result<()> {
     for heads in [[4, 2, 45], [2, 2, 32]] {
-        let case = Case::new(64, heads, 1.0);
-        let examples = [0, 1, 1, 4, 4, 4, 4, 21, 21, 64];
-        let law: Made = case.run(&streams()[0], 0..64, &examples)?;
-        for s in &streams() {
-            let whole = case.run(s, 0..64, &examples)?;
+        let case = Case::new(n, heads, 1.0);
+        let (small, all) = (n as u32 / 3, n as u32);
+        let examples = [0, 1, 1, small, small, small, small, all];
+        let law: Made = case.run(&streams()[0], 0..n, &examples)?;
+        for s in on {
+            let whole = case.run(s, 0..n, &examples)?;
             for (one, other) in law.iter().zip(&whole) {
                 assert_eq!(bits(one), bits(other), "{:?}", s.host());
             }
-            for cut in [0..1, 1..4, 4..21] {
+            for cut in [0..1, 1..4, 4..n] {
                 let part = case.run(s, cut.clone(), &[0, cut.len() as u32])?;
                 for (one, other) in law.iter().zip(&part).take(3) {
-                    let width = one.len() / 64;
+                    let width = one.len() / n;
                     assert_eq!(bits(&one[cut.start * width..cut.end * width]), bits(other), "{cut:?}");
                 }
             }

@@ -12,17 +12,30 @@
 //! db[c]    += p,  p = p + dy[n,c]                      likewise
 //! ```
 //! Every operation written here rounds by itself; `x` of the backward pass is the v of the forward pass.
-//! x, delta, sum, y, dx, dy, add: [N, C] f32. w, b, dw, db: `[C]` f32. stats: [N, 2] f32 of mean and rstd, kept for backward. `=`
-//! everywhere but in dw and db.
-//! Bytes: forward 8 NC (16 NC with a delta), backward 12 NC (16 with `add`), dw and db 8 NC. FLOPs: 7 NC, 13 NC, 5 NC. order: law
+//! x, delta, sum, y, dx, dy, add: [N, C] f32, on CUDA also bf16: each result is rounded once, and v is the rounded sum. w, b, dw, db: `[C]`
+//! f32. stats: [N, 2] f32 of mean and rstd, kept for backward. `=` everywhere but in dw and db.
+//! Bytes: forward 8 NC (16 NC with a delta), backward 12 NC (16 with `add`), dw and db 8 NC. FLOPs: 7 NC, 13 NC, 5 NC.
+//! On CUDA a block owns a row and sums it in A2's own order: the CPU's bits. Spans of `examples` are cut at N there; the CPU refuses them.
+//! order: law
 
-use runtime::{DType, Result, Stream, View, disjoint, ensure};
+use crate::cuda::{blocks, elements, kernel, operand, optional, size, stored, variant};
+use runtime::{Arg, DType::F32, DType::U32, Kernel, Launch, Result, Stream, View, disjoint, ensure};
 
+mod cases;
 mod cpu;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use cases::{cases, cases_in_bf16};
+
+pub(crate) const KERNELS: [Kernel; 4] = [
+    kernel!("layer_norm_forward", "layer_norm.cu"),
+    kernel!("layer_norm_apply", "layer_norm.cu"),
+    kernel!("layer_norm_backward", "layer_norm.cu"),
+    kernel!("layer_norm_backward_weight", "layer_norm.cu"),
+];
 
 /// N·C, after the checks that all launchers share.
 fn sizes(room: &str, rows: &[View<'_>], stats: View<'_>, vectors: [View<'_>; 2]) -> Result<usize> {
@@ -47,13 +60,21 @@ pub fn forward(
     eps: f32,
 ) -> Result<()> {
     let room = "layer_norm::forward";
-    let pool = s.pool(room)?;
     sizes(room, &[y, x], stats, [w, b])?;
-    let none = View::none(DType::F32);
+    let none = View::none(x.dtype());
     let (sum, delta) = delta.map_or((none, none), |delta| (sum, delta));
     let fits = sum.len() == delta.len() && (delta.is_empty() || delta.len() == x.len());
     ensure!(fits, "{room}: sum and delta have {} and {} elements, wanted {}", sum.len(), delta.len(), x.len());
     disjoint(room, &[y, stats, sum], &[x, delta, w, b])?;
+    let Some(pool) = s.host() else {
+        let stored = stored(room, x)?;
+        let out = [operand(room, y, stored)?, operand(room, stats, F32)?, optional(room, sum, stored)?];
+        let rows = [operand(room, x, stored)?, optional(room, delta, stored)?];
+        let rest = [operand(room, w, F32)?, operand(room, b, F32)?, size(room, w.len())?, Arg::Bits(eps)];
+        let launch = Launch { defines: variant(stored), ..blocks(stats.len() / 2)? };
+        // SAFETY: the kernel's arguments, checked to be [N, C], [N, 2] and `[C]`.
+        return unsafe { s.launch(&KERNELS[0], &launch, &[&out[..], &rows, &rest].concat()) };
+    };
     // SAFETY: the device is the CPU and `disjoint` keeps the outputs apart from everything else.
     unsafe {
         let out = (y.host_mut()?, stats.host_mut()?, sum.host_mut()?);
@@ -65,9 +86,16 @@ pub fn forward(
 /// y again from `x` (the v of forward) and the kept stats: the same bits as forward's.
 pub fn apply(s: &Stream, y: View<'_>, x: View<'_>, stats: View<'_>, [w, b]: [View<'_>; 2]) -> Result<()> {
     let room = "layer_norm::apply";
-    let pool = s.pool(room)?;
     sizes(room, &[y, x], stats, [w, b])?;
     disjoint(room, &[y], &[x, stats, w, b])?;
+    let Some(pool) = s.host() else {
+        let stored = stored(room, x)?;
+        let views = [operand(room, y, stored)?, operand(room, x, stored)?, operand(room, stats, F32)?];
+        let rest = [operand(room, w, F32)?, operand(room, b, F32)?, size(room, w.len())?];
+        let launch = Launch { defines: variant(stored), ..blocks(stats.len() / 2)? };
+        // SAFETY: as in `forward`.
+        return unsafe { s.launch(&KERNELS[1], &launch, &[views, rest].concat()) };
+    };
     // SAFETY: the device is the CPU and `disjoint` keeps the output apart from everything else.
     unsafe { cpu::apply(pool, y.host_mut()?, x.host()?, stats.host()?, [w.host()?, b.host()?]) };
     Ok(())
@@ -84,11 +112,18 @@ pub fn backward(
     add: Option<View<'_>>,
 ) -> Result<()> {
     let room = "layer_norm::backward";
-    let pool = s.pool(room)?;
     let len = sizes(room, &[dx, dy, x], stats, [w, w])?;
     ensure!(add.is_none_or(|a| a.len() == len), "{room}: add has {} elements, wanted {len}", add.map_or(0, |a| a.len()));
-    let add = add.unwrap_or(View::none(DType::F32));
+    let add = add.unwrap_or(View::none(x.dtype()));
     disjoint(room, &[dx], &[dy, x, stats, w, add])?;
+    let Some(pool) = s.host() else {
+        let stored = stored(room, x)?;
+        let rows = [operand(room, dx, stored)?, operand(room, dy, stored)?, operand(room, x, stored)?];
+        let rest = [operand(room, stats, F32)?, operand(room, w, F32)?, optional(room, add, stored)?, size(room, w.len())?];
+        let launch = Launch { defines: variant(stored), ..blocks(stats.len() / 2)? };
+        // SAFETY: as in `forward`.
+        return unsafe { s.launch(&KERNELS[2], &launch, &[&rows[..], &rest].concat()) };
+    };
     // SAFETY: the device is the CPU and `disjoint` keeps the output apart from everything else.
     unsafe { cpu::backward(pool, dx.host_mut()?, dy.host()?, x.host()?, stats.host()?, w.host()?, add.host()?) };
     Ok(())
@@ -105,9 +140,18 @@ pub fn backward_weight(
     examples: View<'_>,
 ) -> Result<()> {
     let room = "layer_norm::backward_weight";
-    let pool = s.pool(room)?;
     sizes(room, &[dy, x], stats, [dw, db])?;
     disjoint(room, &[dw, db], &[dy, x, stats, examples])?;
+    let Some(pool) = s.host() else {
+        let stored = stored(room, x)?;
+        ensure!(examples.len().is_multiple_of(2), "{room}: examples has {} elements, wanted [E, 2]", examples.len());
+        let out = [operand(room, dw, F32)?, operand(room, db, F32)?, operand(room, dy, stored)?, operand(room, x, stored)?];
+        let rest = [operand(room, stats, F32)?, operand(room, examples, U32)?];
+        let sizes = [size(room, examples.len() / 2)?, size(room, stats.len() / 2)?, size(room, dw.len())?];
+        let launch = Launch { defines: variant(stored), ..elements(dw.len())? };
+        // SAFETY: as in `forward`; the kernel cuts spans at the rows there are.
+        return unsafe { s.launch(&KERNELS[3], &launch, &[&out[..], &rest, &sizes].concat()) };
+    };
     // SAFETY: the device is the CPU and `disjoint` keeps the outputs apart from each other and from everything else.
     let (dw, db, dy, x) = unsafe { (dw.host_mut()?, db.host_mut()?, dy.host()?, x.host()?) };
     // SAFETY: as above.

@@ -1,5 +1,6 @@
 use super::*;
-use crate::check::{Golden, bits, close, differentiates, normal, stream, streams, wide};
+use crate::check::{Acts, Golden, bits, close, differentiates, normal, on_cuda, rounded, rounds_once, stream, streams, wide};
+use runtime::DType;
 
 /// Inputs of one case; `rows` picks a cut of them.
 struct Case {
@@ -23,27 +24,34 @@ impl Case {
         Case { c, x, delta: some(4), dy, w: normal(3, c), b: normal(6, c), add: some(5), eps: 1e-5 }
     }
 
+    /// The same with everything that is stored in bf16 rounded beforehand.
+    fn rounded(self) -> Case {
+        let some = |v: Option<Vec<f32>>| v.map(|v| rounded(&v));
+        Case { x: rounded(&self.x), dy: rounded(&self.dy), delta: some(self.delta), add: some(self.add), ..self }
+    }
+
     fn run(&self, s: &Stream, rows: std::ops::Range<usize>, examples: &[u32]) -> Result<Made> {
+        self.stored(s, F32, rows, examples)
+    }
+
+    fn stored(&self, s: &Stream, dtype: DType, rows: std::ops::Range<usize>, examples: &[u32]) -> Result<Made> {
         let part = rows.start * self.c..rows.end * self.c;
-        let nan = |len: usize| s.upload(&vec![f32::NAN; len]);
-        let up = |v: &Vec<f32>| s.upload(&v[part.clone()]);
+        let nan = |len: usize| Acts::nan(s, dtype, len);
+        let up = |v: &Vec<f32>| Acts::put(s, dtype, &v[part.clone()]);
         let (x, dy, w, b) = (up(&self.x)?, up(&self.dy)?, s.upload(&self.w)?, s.upload(&self.b)?);
-        let (delta, add) = (self.delta.as_ref().map(up).transpose()?, self.add.as_ref().map(up).transpose()?);
-        let (y, stats, again, dx) = (nan(part.len())?, nan(2 * rows.len())?, nan(part.len())?, nan(part.len())?);
+        let delta: Option<Acts> = self.delta.as_ref().map(up).transpose()?;
+        let add = self.add.as_ref().map(up).transpose()?;
+        let stats = Acts::nan(s, F32, 2 * rows.len())?;
+        let (y, again, dx) = (nan(part.len())?, nan(part.len())?, nan(part.len())?);
         let sum = nan(if delta.is_some() { part.len() } else { 0 })?;
         let (dw, db) = (s.zeros::<f32>(self.c)?, s.zeros::<f32>(self.c)?);
         let vectors = [w.view(), b.view()];
-        forward(s, y.view(), stats.view(), sum.view(), x.view(), delta.as_ref().map(|d| d.view()), vectors, self.eps)?;
+        forward(s, y.view(), stats.view(), sum.view(), x.view(), delta.as_ref().map(Acts::view), vectors, self.eps)?;
         let v = if delta.is_some() { sum.view() } else { x.view() };
         apply(s, again.view(), v, stats.view(), vectors)?;
-        backward(s, dx.view(), dy.view(), v, stats.view(), w.view(), add.as_ref().map(|a| a.view()))?;
+        backward(s, dx.view(), dy.view(), v, stats.view(), w.view(), add.as_ref().map(Acts::view))?;
         backward_weight(s, dw.view(), db.view(), dy.view(), v, stats.view(), s.upload(examples)?.view())?;
-        let out = [&y, &stats, &sum, &again, &dx, &dw, &db].map(|buffer| buffer.to_vec());
-        let mut made = Made::default();
-        for (made, out) in made.iter_mut().zip(out) {
-            *made = out?;
-        }
-        Ok(made)
+        Ok([y.get()?, stats.get()?, sum.get()?, again.get()?, dx.get()?, dw.to_vec()?, db.to_vec()?])
     }
 
     /// v as the room sees it.
@@ -57,9 +65,44 @@ impl Case {
 
 #[test]
 fn against_f64() -> Result<()> {
+    accurate(&stream())
+}
+
+#[test]
+fn on_cuda_against_f64_and_as_on_the_cpu() {
+    on_cuda("layer_norm", |s| accurate(s).and_then(|()| lawful(std::slice::from_ref(s))));
+}
+
+#[test]
+fn on_cuda_in_bf16_the_cpus_values_rounded_once() {
+    on_cuda("layer_norm bf16", |s| {
+        for (n, c, residual) in [(1, 2, true), (5, 45, false), (3, 1030, true)] {
+            let case = Case::new(n, c, residual).rounded();
+            let examples = [0, n as u32 / 2, n as u32 / 2, n as u32];
+            let [y, stats, sum, again, dx, dw, db] = case.stored(s, DType::Bf16, 0..n, &examples)?;
+            // The CPU sees the sum as it was stored.
+            let v = rounded(&case.v());
+            let on_cpu = Case { x: v.clone(), delta: None, ..case };
+            let law = on_cpu.run(&streams()[0], 0..n, &examples)?;
+            for (got, want) in [(&y, &law[0]), (&again, &law[0]), (&dx, &law[4]), (&sum, if residual { &v } else { &sum })] {
+                assert_eq!(bits(got), bits(&rounded(want)));
+            }
+            assert!(bits(&stats) == bits(&law[1]) && bits(&dw) == bits(&law[5]) && bits(&db) == bits(&law[6]));
+            let (v, w, b, dy, eps) = (wide(&v), wide(&on_cpu.w), wide(&on_cpu.b), wide(&on_cpu.dy), on_cpu.eps as f64);
+            let [mut want_dx, ..] = reference::backward(&dy, &v, &w, eps);
+            let add = wide(&on_cpu.add.unwrap_or(vec![0.0; n * c]));
+            want_dx.iter_mut().zip(add).for_each(|(d, a)| *d += a);
+            rounds_once("layer_norm y", &y, &reference::forward(&v, &w, &b, eps).0, c);
+            rounds_once("layer_norm dx", &dx, &want_dx, c);
+        }
+        Result::Ok(())
+    });
+}
+
+fn accurate(s: &Stream) -> Result<()> {
     for (n, c, residual) in [(5, 45, false), (17, 288, true), (3, 1000, true), (2, 2049, false)] {
         let case = Case::new(n, c, residual);
-        let [y, stats, sum, again, dx, dw, db] = case.run(&stream(), 0..n, &[0, n as u32])?;
+        let [y, stats, sum, again, dx, dw, db] = case.run(s, 0..n, &[0, n as u32])?;
         let v = case.v();
         assert_eq!(bits(&sum), if residual { bits(&v) } else { vec![] });
         assert_eq!(bits(&again), bits(&y));
@@ -100,14 +143,18 @@ fn the_reference_differentiates() {
     differentiates("db", &|b| along(&v, &w, b), &b, &db);
 }
 
-/// Every stream and every cut writes the bits of the portable CPU.
 #[test]
 fn the_law() -> Result<()> {
+    lawful(&streams())
+}
+
+/// Every stream and every cut writes the bits of the portable CPU.
+fn lawful(on: &[Stream]) -> Result<()> {
     for (n, c, residual) in [(64, 45, true), (64, 32, false)] {
         let case = Case::new(n, c, residual);
         let examples = [0, 1, 1, 4, 4, 4, 4, 21, 21, 64];
         let law: Made = case.run(&streams()[0], 0..n, &examples)?;
-        for s in &streams() {
+        for s in on {
             let whole = case.run(s, 0..n, &examples)?;
             for (one, other) in law.iter().zip(&whole) {
                 assert_eq!(bits(one), bits(other), "{:?}", s.host());
@@ -156,7 +203,7 @@ fn golden() -> Result<()> {
 fn wrong_operands_are_refused() -> Result<()> {
     let s = stream();
     let (x, y, w, b, r) = (s.zeros::<f32>(12)?, s.zeros::<f32>(12)?, s.zeros::<f32>(4)?, s.zeros::<f32>(4)?, s.zeros::<f32>(6)?);
-    let none = View::none(DType::F32);
+    let none = View::none(F32);
     let go = |y: View, x: View, delta, sum, b: View| forward(&s, y, r.view(), sum, x, delta, [w.view(), b], 1e-5);
     assert!(go(y.view(), x.view(), None, none, b.view()).is_ok());
     assert!(go(x.view(), x.view(), None, none, b.view()).is_err());

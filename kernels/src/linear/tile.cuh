@@ -50,13 +50,6 @@ UNROLL
   }
 }
 
-// A2's last step over the sixteen lanes of a row; every lane has the sum.
-__device__ float sixteen_sum(float v) {
-  v += __shfl_xor_sync(~0u, v, 8);
-  v += __shfl_xor_sync(~0u, v, 4);
-  v += __shfl_xor_sync(~0u, v, 2);
-  return v + __shfl_xor_sync(~0u, v, 1);
-}
 // The largest of the sixteen lanes of a row; none of them is NaN.
 __device__ float sixteen_largest(float v) {
   v = upper(v, __shfl_xor_sync(~0u, v, 8));

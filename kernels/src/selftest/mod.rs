@@ -44,13 +44,19 @@ const fn room(name: &'static str, stored: DType, law: bool, cases: Cases) -> Roo
 
 /// Every room that is registered, a line for each storage and way. A kernel that [`crate::cuda::kernels`] lists and that no case here
 /// launches fails the tests.
-pub const ROOMS: [Room; 19] = [
+pub const ROOMS: [Room; 25] = [
     room("rms_norm", F32, true, crate::rms_norm::cases),
     room("rms_norm/bf16", Bf16, true, crate::rms_norm::cases_in_bf16),
     room("rope", F32, true, crate::rope::cases),
     room("rope/bf16", Bf16, true, |rows, seed| in_bf16(crate::rope::cases(rows, seed))),
     room("swiglu", F32, true, crate::swiglu::cases),
     room("swiglu/bf16", Bf16, true, |rows, seed| in_bf16(crate::swiglu::cases(rows, seed))),
+    room("layer_norm", F32, true, crate::layer_norm::cases),
+    room("layer_norm/bf16", Bf16, true, crate::layer_norm::cases_in_bf16),
+    room("head_norm", F32, true, crate::head_norm::cases),
+    room("head_norm/bf16", Bf16, true, |rows, seed| in_bf16(crate::head_norm::cases(rows, seed))),
+    room("gelu", F32, true, crate::gelu::cases),
+    room("gelu/bf16", Bf16, true, |rows, seed| in_bf16(crate::gelu::cases(rows, seed))),
     room("embedding", F32, true, crate::embedding::cases),
     room("embedding/bf16", Bf16, true, crate::embedding::cases_in_bf16),
     room("adamw", F32, true, crate::adamw::cases),

@@ -21,7 +21,7 @@ pub mod tldr;
 
 pub use jsonl::Lines;
 pub use order::{draw, shuffle};
-pub use pairs::{Fit, pairs};
+pub use pairs::{Fit, judged, pairs};
 pub use prompts::{Prompt, prompts};
 pub use queries::{Query, queries, query};
 pub use row::{Row, RowKind};

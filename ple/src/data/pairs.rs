@@ -18,8 +18,7 @@ use std::path::Path;
 pub enum Fit<'a> {
     /// Their end is cut off. Prompt and answer are tokenised as for the supervised stage.
     Cut,
-    /// The pair is left out. Prompt and answer are tokenised as one, as a scalar head reads them, and end with the first of these
-    /// ids unless they end with one of them, white space behind it aside.
+    /// The pair is left out. Prompt and answer are tokenised as one, as a scalar head reads them: see [`judged`], which these ids are for.
     Leave(&'a [u32]),
 }
 
@@ -47,18 +46,18 @@ pub fn pairs(path: &Path, tokens: &dyn Tokens, max_length: usize, fit: Fit<'_>) 
     while let Some(mut line) = lines.next().transpose()? {
         interrupt::check()?;
         let rendered = AsRendered(tokens);
-        let (tokens, fit): (&dyn Tokens, _) = match (chat::render(&lines, &mut line, tokens, Want::Whole)?, fit) {
-            (Told::Text, fit) => (tokens, fit),
-            // A template ends an answer itself; a scalar head reads it as it will score it, up to its end token.
-            (Told::Chat(..), fit) => (&rendered, fit),
-            (Told::Unpaired, _) => {
+        let read_as: &dyn Tokens = match chat::render(&lines, &mut line, tokens, Want::Whole)? {
+            Told::Text => tokens,
+            Told::Chat(..) => &rendered,
+            Told::Unpaired => {
                 dropped.other_prompt += 1;
                 continue;
             }
         };
         let made = match read(&lines, &line)? {
             Ok(texts) => match fit {
-                Fit::Cut => cut(tokens, &texts, max_length)?,
+                Fit::Cut => cut(read_as, &texts, max_length)?,
+                // What a template rendered is scored as a text, and so it is trained as one.
                 Fit::Leave(ends) => whole(tokens, &texts, max_length, ends)?,
             }
             .map(|(prompt, answers)| (prompt, answers, texts.margin)),
@@ -177,17 +176,27 @@ fn cut(tokens: &dyn Tokens, texts: &Texts, max_length: usize) -> Result<Made> {
     })
 }
 
+/// The ids of a whole text as a scalar head reads it, when it is trained and when it scores. What the tokenizer puts first stands once, where
+/// the text begins with it already too. The text ends with an end token: with its own, white space behind it aside, else with the first of
+/// `ends`, if there is any.
+pub fn judged(tokens: &dyn Tokens, text: &str, ends: &[u32]) -> Result<Vec<u32>> {
+    let mut ids = tokens.encode(text, true)?;
+    if let (Some(first), [a, b, ..]) = (tokens.encode("", true)?.first(), ids.as_slice())
+        && (a, b) == (first, first)
+    {
+        ids.remove(0);
+    }
+    let last = ids.iter().rposition(|id| ends.contains(id)).map_or(0, |at| at + 1);
+    match last > 0 && tokens.decode(&ids[last..], false)?.trim().is_empty() {
+        true => ids.truncate(last),
+        false => ids.extend(ends.first()),
+    }
+    Ok(ids)
+}
+
 /// Both texts as one each; the prompt is what their ids have in common, but for a last token of each.
 fn whole(tokens: &dyn Tokens, texts: &Texts, max_length: usize, ends: &[u32]) -> Result<Made> {
-    let ids = |answer: &str| -> Result<Vec<u32>> {
-        let mut ids = tokens.encode(&format!("{}{answer}", texts.prompt), true)?;
-        let last = ids.iter().rposition(|id| ends.contains(id)).map_or(0, |at| at + 1);
-        match last > 0 && tokens.decode(&ids[last..], false)?.trim().is_empty() {
-            true => ids.truncate(last),
-            false => ids.extend(ends.first()),
-        }
-        Ok(ids)
-    };
+    let ids = |answer: &str| judged(tokens, &format!("{}{answer}", texts.prompt), ends);
     let (mut chosen, mut rejected) = (ids(&texts.chosen)?, ids(&texts.rejected)?);
     if chosen == rejected {
         return Ok(Err(Out::Identical));
@@ -280,6 +289,35 @@ mod tests {
         );
         assert_eq!(groups[1].sides[0][0].ids, [end], "one text goes on where the other ends");
         assert_eq!((groups.len(), dropped.long), (2, 1));
+        Ok(())
+    }
+
+    #[test]
+    fn what_a_head_reads_begins_and_ends_once() -> Result<()> {
+        // A first token by hand, an end by hand, and white space behind it.
+        struct Written;
+        impl Tokens for Written {
+            fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
+                let own = |c: char| match c {
+                    '^' => 1,
+                    '$' => 2,
+                    c => u32::from(c) + 3,
+                };
+                Ok(special.then_some(1).into_iter().chain(text.chars().map(own)).collect())
+            }
+            fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
+                BYTES.decode(ids, skip_special)
+            }
+            fn eos(&self) -> Option<u32> {
+                Some(2)
+            }
+        }
+        let a = u32::from('a') + 3;
+        for text in ["a", "^a", "a$", "^a$", "^a$ \n"] {
+            assert_eq!(judged(&Written, text, &[2])?, [1, a, 2], "{text:?}");
+        }
+        assert_eq!(judged(&Written, "^^a$a", &[2, 7])?, [1, 1, a, 2, a, 2]);
+        assert_eq!(judged(&Written, "a", &[])?, [1, a]);
         Ok(())
     }
 

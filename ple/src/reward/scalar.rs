@@ -3,11 +3,12 @@
 //! The text is the plain query and the answer, tokenised as one with the tokenizer of the checkpoint (of the base, for an adapter)
 //! and the special tokens that it puts around a text. Reward models are trained on texts that end with their end token (TRL's
 //! RewardTrainer and OpenRLHF's reward data both append it), and answers come here without theirs, so it is appended iff the
-//! text does not end with an end token yet: the `eos_token` of tokenizer_config.json, else the first `eos_token_id` of
+//! text does not end with an end token yet ([`judged`], which training calls too): the `eos_token` of tokenizer_config.json, else the first `eos_token_id` of
 //! config.json, else none. The score is read at the last token, by position: never one token earlier because a padding token
 //! happens to be the end token too.
 
 use super::{Reward, Scored};
+use crate::data::judged;
 use crate::open::{Opened, fits};
 use crate::{Error, Result, identity, interrupt};
 use model::{Adapter, Batch, Config, Head, Keep, Limits, Parent, ScalarHead, Tokenizer, Transformer};
@@ -69,20 +70,9 @@ impl Scalar {
         Ok(Scalar { name: name.into(), unit, folder: folder.into(), stream, tokenizer, head, body, budget })
     }
 
-    /// The ids of a text as the head reads it. The first token stands once, where a template has written it already too.
+    /// The ids of a text as the head reads it, and as `ple reward` trained it.
     pub fn ids(&self, config: &Config, prompt: &str, completion: &str) -> Result<Vec<u32>> {
-        let mut ids = self.tokenizer.encode(&format!("{prompt}{completion}"), true)?;
-        if let (Some(bos), [first, second, ..]) = (self.tokenizer.bos, ids.as_slice())
-            && *first == bos
-            && *second == bos
-        {
-            ids.remove(0);
-        }
-        let ends = ends(&self.tokenizer, config);
-        if !ids.last().is_some_and(|last| ends.contains(last)) {
-            ids.extend(ends.first());
-        }
-        Ok(ids)
+        judged(&self.tokenizer, &format!("{prompt}{completion}"), &ends(&self.tokenizer, config))
     }
 }
 

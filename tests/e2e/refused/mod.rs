@@ -17,7 +17,7 @@ use super::program::{Ple, ple};
 use anyhow::{Context, Result, ensure};
 use ple_tests::tiny;
 use runtime::DType;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
@@ -48,18 +48,7 @@ impl Stage {
         let dir = tempfile::tempdir()?;
         std::fs::rename(tiny::folder(false, DType::F32)?.keep(), dir.path().join("model"))?;
         let stage = Stage(dir);
-        let words = (0..tiny::VOCABULARY)
-            .map(|i| (["<unk>", "<s>", "</s>"].get(i as usize).map_or(format!("w{i}"), |w| w.to_string()), json!(i)));
-        let tokenizer = json!({
-            "version": "1.0", "truncation": null, "padding": null, "normalizer": null,
-            "pre_tokenizer": {"type": "WhitespaceSplit"}, "decoder": null,
-            "added_tokens": [{"id": 1, "content": "<s>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true}],
-            "post_processor": {"type": "TemplateProcessing", "pair": [], "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-                "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}},
-            "model": {"type": "WordLevel", "unk_token": "<unk>", "vocab": words.collect::<serde_json::Map<_, _>>()},
-        });
-        stage.write("model/tokenizer.json", tokenizer.to_string())?;
-        stage.write("model/tokenizer_config.json", r#"{"bos_token": "<s>", "eos_token": "</s>"}"#)?;
+        tiny::words(&stage.path("model"))?;
         stage.write(
             "rows.jsonl",
             "{\"prompt\": \"w7 w8\", \"completion\": \" w9 w10 w11\"}\n{\"prompt\": \"w3\", \"completion\": \" w4\"}\n",

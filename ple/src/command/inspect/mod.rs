@@ -16,7 +16,8 @@ pub const USAGE: &str = "ple inspect model --model_name_or_path DIR [--json]
         Family, shapes, types, parameters, tokenizer, special tokens and template of a checkpoint, and why it would be refused.
         No weights are read but their headers.
 ple inspect adapter --adapter DIR [--model_name_or_path BASE] [--json]
-        Targets, rank, alpha, scale, what it was trained on, norms per module; with the base, whether it fits.
+        Targets, rank, alpha, scale, DoRA, tensors saved whole, what it was trained on, norms per module, which commands take it; with the
+        base, whether it fits.
 ple inspect template --model_name_or_path DIR [--dataset_name FILE] [--rows N] [--json]
         Messages of a file, or sample messages, as the chat template renders them, with the beginning of an answer; token by token,
         what the assistant wrote marked `+`.

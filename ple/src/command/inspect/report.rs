@@ -33,8 +33,13 @@ impl Facts {
         outcome.map_err(|error| self.refused.push(error.to_string())).ok()
     }
 
+    /// Whether nothing was refused so far.
+    pub(super) fn fine(&self) -> bool {
+        self.refused.is_empty()
+    }
+
     pub(super) fn report(mut self) -> Report {
-        let fine = self.refused.is_empty();
+        let fine = self.fine();
         let mut text: String = self.facts.iter().map(|(name, value)| line(name, value)).collect();
         let refused = self.refused.iter().map(|why| format!("{:<20} {why}\n", "refused"));
         text += &refused.collect::<String>();
