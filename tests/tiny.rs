@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use model::adapter::{Adapter as HostAdapter, AdapterModule};
-use model::{Adapter, AdapterConfig, Lora, Targets, Transformer};
+use model::{Adapter, AdapterConfig, Lora, ModuleSpec, Targets, Transformer};
 use runtime::{DType, Stream};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
@@ -108,6 +108,11 @@ pub fn families() -> Vec<serde_json::Value> {
 
 /// Writes a folder with random weights for a configuration, stored as `dtype`.
 pub fn of(config: &serde_json::Value, dtype: DType) -> Result<TempDir> {
+    scaled(config, dtype, 1.0)
+}
+
+/// The same with every matrix times `scale`: below 1 attention is no longer sharp and logits spread as little as before training.
+pub fn scaled(config: &serde_json::Value, dtype: DType, scale: f32) -> Result<TempDir> {
     let dir = tempfile::tempdir()?;
     std::fs::write(dir.path().join("config.json"), config.to_string())?;
     let config = model::Config::from_folder(dir.path())?;
@@ -116,7 +121,7 @@ pub fn of(config: &serde_json::Value, dtype: DType) -> Result<TempDir> {
     for spec in config.tensors() {
         let n: usize = spec.shape.iter().product();
         let norm = spec.name.contains("norm") || spec.name.ends_with("ln_1.weight") || spec.name.ends_with("ln_2.weight");
-        let value = |r: f32| if norm { 1.0 + 0.3 * r } else { spread(&spec.name) * r };
+        let value = |r: f32| if norm { 1.0 + 0.3 * r } else { scale * spread(&spec.name) * r };
         let values: Vec<f32> = (0..n).map(|_| value(random.symmetric())).collect();
         let bytes = match dtype {
             DType::Bf16 => values.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect(),
@@ -161,10 +166,14 @@ pub fn write(path: &Path, dtype: Dtype, rows: &[(String, Vec<usize>, Vec<u8>)]) 
 
 /// An adapter on every linear module, with neither A nor B zero.
 pub fn adapter(model: &Transformer, r: usize, seed: u64) -> HostAdapter {
+    adapter_on(&model.modules(), r, seed)
+}
+
+/// The same on these modules.
+pub fn adapter_on(modules: &[ModuleSpec], r: usize, seed: u64) -> HostAdapter {
     let mut random = Random(seed);
-    let modules = model.modules();
     let config = AdapterConfig::new(r, 2.0 * r as f64, Targets::AllLinear);
-    let module = |m: &model::ModuleSpec, random: &mut Random| AdapterModule {
+    let module = |m: &ModuleSpec, random: &mut Random| AdapterModule {
         path: m.path.clone(),
         in_features: m.in_features,
         out_features: m.out_features,
@@ -180,8 +189,14 @@ pub fn adapter(model: &Transformer, r: usize, seed: u64) -> HostAdapter {
 
 /// Loads a folder and puts an adapter of rank 8 into its first slot.
 pub fn load(s: &Stream, folder: &Path) -> Result<(Transformer, Adapter)> {
-    let mut model = Transformer::load(s, folder, None)?;
-    let lora = Lora::upload(s, model.base(), adapter(&model, 8, 11))?;
+    load_as(s, folder, None)
+}
+
+/// The same with the base in this storage.
+pub fn load_as(s: &Stream, folder: &Path, dtype: Option<DType>) -> Result<(Transformer, Adapter)> {
+    let disk = adapter_on(&model::Config::from_folder(folder)?.modules(), 8, 11);
+    let mut model = Transformer::load_for(s, folder, dtype, &disk)?;
+    let lora = Lora::upload(s, model.base(), disk)?;
     let slot = model.add_slot(lora)?;
     Ok((model, slot))
 }

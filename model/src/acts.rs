@@ -66,7 +66,7 @@ pub(crate) struct LayerActs {
     /// `[N, C]` and `[N, T]`: output of down_proj where it is normed, and of that norm.
     pub mlp_out: Region,
     pub mlp_stats: Region,
-    /// `[N, ΣR]` of each group.
+    /// `[N, ΣR]` of each group; in bf16 the columns of its strips.
     pub lora: [Region; 4],
 }
 
@@ -120,48 +120,49 @@ pub(crate) struct Regions {
     pub gradients: Option<Gradients>,
 }
 
-fn plan_layer(p: &mut Plan, c: &Config, n: usize, ranks: &[usize; 4]) -> LayerActs {
+fn plan_layer(p: &mut Plan, c: &Config, stored: DType, n: usize, columns: &[usize; 4]) -> LayerActs {
     let (h, q, t) = (c.hidden_size, c.num_attention_heads * c.head_dim, norm::stats(c));
     let width = q + 2 * c.num_key_value_heads * c.head_dim;
     let heads = c.num_attention_heads + c.num_key_value_heads;
     let [raw, after_attention, after_mlp] = [c.norms_heads(), c.norms_after(1), c.norms_after(3)].map(usize::from);
     LayerActs {
-        input: p.region(n * h, DType::F32),
+        input: p.region(n * h, stored),
         input_stats: p.region(n * t, DType::F32),
-        raw_qkv: p.region(raw * n * width, DType::F32),
+        raw_qkv: p.region(raw * n * width, stored),
         head_rstd: p.region(raw * n * heads, DType::F32),
-        qkv: p.region(n * width, DType::F32),
-        attended: p.region(n * q, DType::F32),
+        qkv: p.region(n * width, stored),
+        attended: p.region(n * q, stored),
         maximum: p.region(n * c.num_attention_heads, DType::I32),
         denominator: p.region(n * c.num_attention_heads, DType::F32),
-        attention_out: p.region(after_attention * n * h, DType::F32),
+        attention_out: p.region(after_attention * n * h, stored),
         attention_stats: p.region(after_attention * n * t, DType::F32),
-        middle: p.region(n * h, DType::F32),
+        middle: p.region(n * h, stored),
         middle_stats: p.region(n * t, DType::F32),
-        gate_up: p.region(n * c.inner_width(), DType::F32),
-        mlp_out: p.region(after_mlp * n * h, DType::F32),
+        gate_up: p.region(n * c.inner_width(), stored),
+        mlp_out: p.region(after_mlp * n * h, stored),
         mlp_stats: p.region(after_mlp * n * t, DType::F32),
-        lora: ranks.map(|r| p.region(n * r, DType::F32)),
+        lora: columns.map(|t| p.region(n * t, stored)),
     }
 }
 
-/// Plans activations for a model; `ranks` are the largest ΣR of each group over layers and slots.
-pub(crate) fn plan(p: &mut Plan, c: &Config, ranks: &[usize; 4], limits: &Limits, keep: Keep) -> Regions {
+/// Plans activations for a model, stored as f32 or bf16; `columns` are the most columns of S that a group has over layers and slots.
+/// Whatever a row has one number of, log-probabilities and what the head keeps are f32 in both.
+pub(crate) fn plan(p: &mut Plan, c: &Config, stored: DType, columns: &[usize; 4], limits: &Limits, keep: Keep) -> Regions {
     let (n, m) = (limits.tokens, limits.loss_rows);
     let (h, q, f) = (c.hidden_size, c.num_attention_heads * c.head_dim, c.intermediate_size);
     // Without a backward every layer reuses one set of regions: a layer reads only its own and the last layer's `middle`.
     let layers = match keep {
-        Keep::Backward => (0..c.num_hidden_layers).map(|_| plan_layer(p, c, n, ranks)).collect(),
-        Keep::Nothing => vec![plan_layer(p, c, n, ranks); c.num_hidden_layers],
+        Keep::Backward => (0..c.num_hidden_layers).map(|_| plan_layer(p, c, stored, n, columns)).collect(),
+        Keep::Nothing => vec![plan_layer(p, c, stored, n, columns); c.num_hidden_layers],
     };
     let gradients = (keep == Keep::Backward).then(|| Gradients {
-        stream: [p.region(n * h, DType::F32), p.region(n * h, DType::F32)],
-        normed: p.region(n * h, DType::F32),
-        qkv: p.region(n * (q + 2 * c.num_key_value_heads * c.head_dim), DType::F32),
-        attended: p.region(n * q, DType::F32),
-        gate_up: p.region(n * c.inner_width(), DType::F32),
-        activated: p.region(n * f, DType::F32),
-        lora: p.region(n * ranks.iter().max().copied().unwrap_or(0), DType::F32),
+        stream: [p.region(n * h, stored), p.region(n * h, stored)],
+        normed: p.region(n * h, stored),
+        qkv: p.region(n * (q + 2 * c.num_key_value_heads * c.head_dim), stored),
+        attended: p.region(n * q, stored),
+        gate_up: p.region(n * c.inner_width(), stored),
+        activated: p.region(n * f, stored),
+        lora: p.region(n * columns.iter().max().copied().unwrap_or(0), stored),
     });
     Regions {
         tokens: p.region(n, DType::U32),
@@ -172,12 +173,12 @@ pub(crate) fn plan(p: &mut Plan, c: &Config, ranks: &[usize; 4], limits: &Limits
         trees: p.region(2 * limits.examples, DType::U32),
         entries: p.region(2 * limits.examples, DType::U32),
         layers,
-        normed: p.region(n * h, DType::F32),
-        projected: p.region(n * h, DType::F32),
-        activated: p.region(n * f, DType::F32),
-        last: p.region(n * h, DType::F32),
+        normed: p.region(n * h, stored),
+        projected: p.region(n * h, stored),
+        activated: p.region(n * f, stored),
+        last: p.region(n * h, stored),
         last_stats: p.region(n * norm::stats(c), DType::F32),
-        hidden: p.region(n * h, DType::F32),
+        hidden: p.region(n * h, stored),
         out: p.region(m, DType::F32),
         kept: [p.region(m, DType::F32), p.region(m, DType::F32), p.region(m, DType::F32)],
         way: p.region(if keep == Keep::Backward { m * h } else { 0 }, DType::F32),
@@ -277,8 +278,8 @@ impl Acts {
     }
 }
 
-/// The largest ΣR of each group over the layers of a slot.
-pub(crate) fn group_ranks(c: &Config, rank: impl Fn(usize, usize) -> usize) -> [usize; 4] {
-    let of = |group: std::ops::Range<usize>, layer: usize| group.map(|m| rank(layer, m)).sum::<usize>();
+/// The most columns of S of each group over the layers of a slot.
+pub(crate) fn group_columns(c: &Config, columns: impl Fn(usize, usize) -> usize) -> [usize; 4] {
+    let of = |group: std::ops::Range<usize>, layer: usize| group.map(|m| columns(layer, m)).sum::<usize>();
     c.groups().map(|group| (0..c.num_hidden_layers).map(|layer| of(group.clone(), layer)).max().unwrap_or(0))
 }

@@ -52,6 +52,7 @@ impl Transformer {
         {
             return Err(Error::Batch("backward must run with the adapter that is tuned".into()));
         }
+        self.reside(s, ad)?;
         let dout = dout.view().slice(0..a.size.1)?;
         let trees = a.view(a.at.trees, 2 * b.examples.len())?;
         let entries = a.view(a.at.entries, 2 * b.examples.len())?;
@@ -122,8 +123,8 @@ impl Transformer {
 
     /// Gradients of one module group: `dx` (empty to skip) from `dy`, and of its parameters with input `x`.
     fn group_backward(&self, p: &Pass<'_>, layer: usize, group: usize, dx: View<'_>, dy: View<'_>, x: View<'_>) -> Result<()> {
-        let rank = self.group_rank(layer, group, p.adapter)?;
-        let ds = p.view(p.at.lora, rank)?;
+        let columns = self.columns(layer, group, p.adapter)?;
+        let ds = p.view(p.at.lora, columns)?;
         self.group(layer, group, p.adapter, |parts| {
             linear::backward(p.s, dx, ds, dy, parts)?;
             let modules = self.groups[group].clone();
@@ -147,7 +148,7 @@ impl Transformer {
                     (da[i], db[i]) = (p.grads.view(a)?, p.grads.view(b)?);
                 }
             }
-            let kept = p.view(p.a.at.layers[layer].lora[group], rank)?;
+            let kept = p.view(p.a.at.layers[layer].lora[group], columns)?;
             Ok(linear::backward_lora(p.s, &da[..count], &db[..count], x, kept, ds, dy, parts, p.trees)?)
         })
     }
@@ -203,7 +204,7 @@ impl Transformer {
         self.norm_again(s, normed, input, stats, weights.input_norm)?;
         // Below the first layer nothing is tuned unless everything is.
         let needed = layer > 0 || p.full();
-        let dnormed = if needed { p.view(p.at.normed, c)? } else { View::none(DType::F32) };
+        let dnormed = if needed { p.view(p.at.normed, c)? } else { View::none(self.stored()) };
         self.group_backward(p, layer, QKV, dnormed, dqkv, normed)?;
         if needed {
             self.norm_backward(p, p.at.stream[1 - stream], dnormed, input, stats, weights.input_norm, Some(dstream))?;

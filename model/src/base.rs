@@ -1,7 +1,9 @@
 //! The base weights on the device, in one arena: matrices as the device keeps them, norms and biases in f32.
 
+use crate::adapter::Adapter;
 use crate::config::{self, Config, Role, Spec};
 use crate::lora::Tensor;
+use crate::storage::{Held, Storage};
 use crate::weights::Checkpoint;
 use crate::{Error, Result};
 use kernels::sample;
@@ -16,10 +18,12 @@ const FIRST_ORDINAL: u32 = 1 << 16;
 /// A matrix `[n, k]` and its bias.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Matrix {
+    /// Its own, or that of its group.
     pub weight: Region,
     pub bias: Option<Region>,
     pub n: usize,
     pub k: usize,
+    held: Held,
 }
 
 /// A norm's weight `[C]`, and its bias if it is a LayerNorm.
@@ -50,7 +54,7 @@ pub(crate) struct Layer {
 #[derive(Debug)]
 pub struct Base {
     arena: Arena,
-    form: weight::Layout,
+    pub(crate) storage: Storage,
     pub(crate) embedding: Matrix,
     /// `[P, C]` of learned positions.
     pub(crate) positions: Option<Matrix>,
@@ -100,17 +104,22 @@ fn stored_as(values: &[f32], dtype: DType) -> Vec<u8> {
     }
 }
 
-/// Regions of an arena that is being planned, by role.
-struct Places(BTreeMap<Role, Region>);
+/// Regions of an arena that is being planned, and what they hold, by role.
+struct Places(BTreeMap<Role, (Region, Held)>);
 
 impl Places {
     fn get(&self, role: Role) -> Result<Region> {
+        Ok(self.at(role)?.0)
+    }
+
+    fn at(&self, role: Role) -> Result<(Region, Held)> {
         self.0.get(&role).copied().ok_or_else(|| Error::Batch(format!("the model has no {role:?}")))
     }
 
     fn matrix(&self, specs: &[Spec], weight: Role, bias: Option<Role>) -> Result<Matrix> {
         let [n, k] = specs.iter().find(|s| s.role == weight).map_or([0, 0], |s| s.here);
-        Ok(Matrix { weight: self.get(weight)?, bias: bias.and_then(|b| self.get(b).ok()), n, k })
+        let (weight, held) = self.at(weight)?;
+        Ok(Matrix { weight, bias: bias.and_then(|b| self.get(b).ok()), n, k, held })
     }
 
     fn norm(&self, weight: Role, bias: Role) -> Result<Norm> {
@@ -134,17 +143,20 @@ impl Places {
 
 impl Base {
     /// Plans and allocates the weights without filling them.
-    fn allocate(s: &Stream, c: &Config, dtype: &dyn Fn(&str) -> Result<DType>) -> Result<Base> {
-        let (mut plan, form, mut specs) = (Plan::default(), weight::Layout::of(s, &[]), c.specs());
+    fn allocate(s: &Stream, c: &Config, storage: Storage, dtype: &dyn Fn(&str) -> Result<DType>) -> Result<Base> {
+        let (mut plan, mut specs) = (Plan::default(), c.specs());
         specs.sort_by_key(|spec| place(spec.role));
         let (mut tensors, mut places) = (Vec::with_capacity(specs.len()), Places(BTreeMap::new()));
         for Spec { name, role, here: [n, k], .. } in &specs {
-            let region = match role.matrix() {
-                true => plan.region(form.len(&[*n], *k), dtype(name)?),
-                false => plan.region(*k, DType::F32),
+            let held = storage.held(*role, *n);
+            let first = |layer, module| Role::Weight(layer, storage.group(layer, module).0.start);
+            let region = match *role {
+                Role::Weight(layer, module) if !held.leads() => places.get(first(layer, module))?,
+                role if role.matrix() => plan.region(held.len(*k), dtype(name)?),
+                _ => plan.region(*k, DType::F32),
             };
             tensors.push(Tensor { name: name.clone(), region, shape: [*n, *k] });
-            places.0.insert(*role, region);
+            places.0.insert(*role, (region, held));
         }
         let modules = c.modules();
         let each = modules.len() / c.num_hidden_layers.max(1);
@@ -153,7 +165,7 @@ impl Base {
         let head = if c.tie_word_embeddings { Some(embedding) } else { places.matrix(&specs, Role::Head, None).ok() };
         Ok(Base {
             arena: Arena::new(s, plan.bytes())?,
-            form,
+            storage,
             embedding,
             positions: places.matrix(&specs, Role::Positions, None).ok(),
             layers: (0..c.num_hidden_layers).map(|l| places.layer(&specs, l, each)).collect::<Result<_>>()?,
@@ -167,18 +179,19 @@ impl Base {
         })
     }
 
-    /// Loads a checkpoint. Matrices keep the file's storage type unless `dtype` says otherwise (f32 widens exactly).
-    pub fn load(s: &Stream, c: &Config, checkpoint: &Checkpoint, dtype: Option<DType>) -> Result<Base> {
+    /// Loads a checkpoint. Matrices keep the file's storage type unless `dtype` says otherwise (f32 widens exactly). In bf16 on a device
+    /// adapters must be `like` the one that is given here.
+    pub fn load(s: &Stream, c: &Config, checkpoint: &Checkpoint, dtype: Option<DType>, like: Option<&Adapter>) -> Result<Base> {
         checkpoint.check(&c.tensors())?;
         let stored = |name: &str| Ok(dtype.unwrap_or(checkpoint.tensor(name)?.dtype));
-        let base = Base::allocate(s, c, &stored)?;
+        let base = Base::allocate(s, c, Storage::new(s, c, dtype, like), &stored)?;
         base.fill(s, checkpoint)?;
         Ok(base)
     }
 
     /// Loads a checkpoint, that has been checked, without its LM head and with this scalar head `[C]`.
     pub fn headed(s: &Stream, c: &Config, checkpoint: &Checkpoint, dtype: DType, score: &[f32]) -> Result<Base> {
-        let base = Base::allocate(s, c, &|_| Ok(dtype))?;
+        let base = Base::allocate(s, c, Storage::new(s, c, Some(dtype), None), &|_| Ok(dtype))?;
         base.fill_but(s, checkpoint, Some(Role::Score))?;
         if let Some(head) = base.score {
             base.arena.view(head)?.write(s, score)?;
@@ -209,36 +222,51 @@ impl Base {
             let bytes = rounded.as_deref().unwrap_or(data.bytes);
             let [n, k] = t.shape;
             let turned = spec.transposed.then(|| transposed(bytes, [k, n], view.dtype().size()));
-            weight::load(s, self.matrix(t.region, t.shape)?, turned.as_deref().unwrap_or(bytes))?;
+            weight::load(s, self.of(t, spec)?, turned.as_deref().unwrap_or(bytes))?;
         }
         Ok(())
     }
 
     /// Fresh f32 weights: matrices uniform with standard deviation 0.02 (LAW "init": tensor ordinal in the counter), norms 1, biases 0.
     pub fn fresh(s: &Stream, c: &Config, seed: u64) -> Result<Base> {
-        let base = Base::allocate(s, c, &|_| Ok(DType::F32))?;
+        let base = Base::allocate(s, c, Storage::new(s, c, None, None), &|_| Ok(DType::F32))?;
         let key = sample::key(seed, sample::Tag::Init);
-        for (ordinal, (t, spec)) in base.tensors.iter().zip(&base.specs).enumerate() {
-            let view = base.arena.view(t.region)?;
+        let bound = 0.02 * 3f32.sqrt();
+        base.sow(s, c, &|ordinal, count| {
+            let value = |i: usize| {
+                let counter = [(i / 4) as u32, ((i / 4) as u64 >> 32) as u32, FIRST_ORDINAL + ordinal, 0];
+                let word = sample::philox(key, counter)[i % 4];
+                (2.0 * ((word >> 8) as f32 * (-24f32).exp2()) - 1.0) * bound
+            };
+            stored_as(&(0..count).map(value).collect::<Vec<f32>>(), DType::F32)
+        })?;
+        Ok(base)
+    }
+
+    /// Weights of no checkpoint, for measuring speed: every matrix repeats these values from their beginning, norms are 1, biases 0.
+    pub fn repeating(s: &Stream, c: &Config, dtype: DType, like: &Adapter, values: &[f32]) -> Result<Base> {
+        let base = Base::allocate(s, c, Storage::new(s, c, Some(dtype), Some(like)), &|_| Ok(dtype))?;
+        let block = stored_as(values, dtype);
+        base.sow(s, c, &|_, count| {
+            let mut bytes = block.repeat((count * dtype.size()).div_ceil(block.len().max(1)));
+            bytes.truncate(count * dtype.size());
+            bytes
+        })?;
+        Ok(base)
+    }
+
+    /// Fills matrices with the bytes that `bytes` gives of a tensor's ordinal and its elements, norms with 1; biases stay 0.
+    fn sow(&self, s: &Stream, c: &Config, bytes: &dyn Fn(u32, usize) -> Vec<u8>) -> Result<()> {
+        for (ordinal, (t, spec)) in self.tensors.iter().zip(&self.specs).enumerate() {
             if spec.role.matrix() {
-                let bound = 0.02 * 3f32.sqrt();
-                let w: Vec<f32> = (0..t.shape[0] * t.shape[1])
-                    .map(|i| {
-                        let word = sample::philox(
-                            key,
-                            [(i / 4) as u32, ((i / 4) as u64 >> 32) as u32, FIRST_ORDINAL + ordinal as u32, 0],
-                        )[i % 4];
-                        (2.0 * ((word >> 8) as f32 * (-24f32).exp2()) - 1.0) * bound
-                    })
-                    .collect();
-                weight::load(s, base.matrix(t.region, t.shape)?, bytemuck::cast_slice(&w))?;
+                weight::load(s, self.of(t, spec)?, &bytes(ordinal as u32, t.shape[0] * t.shape[1]))?;
             } else if !t.name.ends_with("bias") {
                 // What multiplies is 1: an offset of 1 leaves 0.
                 let one = if let config::Norm::Rms { offset } = c.norm() { 1.0 - offset } else { 1.0 };
-                view.write(s, &vec![one; t.region.len()])?;
+                self.arena.view(t.region)?.write(s, &vec![one; t.region.len()])?;
             }
         }
-        Ok(base)
+        Ok(())
     }
 
     /// Writes `model.safetensors` in f32 with Hugging Face's names and layout. Weights that are not finite are an error.
@@ -247,7 +275,7 @@ impl Base {
         for (t, spec) in self.tensors.iter().zip(&self.specs) {
             let [n, k] = t.shape;
             let mut w = match spec.role.matrix() {
-                true => weight::read(s, self.matrix(t.region, t.shape)?)?,
+                true => weight::read(s, self.of(t, spec)?)?,
                 false => vec![0.0; k],
             };
             if !spec.role.matrix() {
@@ -269,7 +297,7 @@ impl Base {
         &self.arena
     }
 
-    /// Every tensor in arena order. Matrices are laid out as the device keeps them.
+    /// Every tensor in arena order. Matrices are laid out as the device keeps them; those of a group share their region.
     pub fn tensors(&self) -> &[Tensor] {
         &self.tensors
     }
@@ -300,11 +328,13 @@ impl Base {
         self.tensors.iter().map(|t| t.shape[0] * t.shape[1]).sum()
     }
 
-    fn matrix(&self, region: Region, [n, k]: [usize; 2]) -> Result<Weight<'_>> {
-        Ok(self.form.weight(self.arena.view(region)?, &[n], k, 0)?)
+    /// A tensor that is a matrix.
+    fn of(&self, t: &Tensor, spec: &Spec) -> Result<Weight<'_>> {
+        let [n, k] = t.shape;
+        self.storage.held(spec.role, n).weight(self.arena.view(t.region)?, k)
     }
 
     pub(crate) fn weight(&self, m: &Matrix) -> Result<Weight<'_>> {
-        self.matrix(m.weight, [m.n, m.k])
+        m.held.weight(self.arena.view(m.weight)?, m.k)
     }
 }

@@ -75,7 +75,7 @@ impl Transformer {
     pub(crate) fn logits_of(&self, s: &Stream, logits: View<'_>, hidden: View<'_>) -> Result<()> {
         let weight = self.base.weight(self.lm_head()?)?;
         let part = linear::Part { weight, bias: None, lora: None };
-        Ok(linear::forward(s, logits, View::none(runtime::DType::F32), hidden, &[part])?)
+        Ok(linear::forward(s, logits, View::none(self.stored()), hidden, &[part])?)
     }
 
     pub(crate) fn lm_head(&self) -> Result<&crate::base::Matrix> {
@@ -90,6 +90,7 @@ impl Transformer {
 
     /// Embedding and every layer; leaves the last residual stream as the final norm's operands.
     pub(crate) fn body(&self, s: &Stream, a: &Acts, ad: Adapter, context: &Context<'_>) -> Result<()> {
+        self.reside(s, ad)?;
         let (n, c) = (a.size.0, self.config.hidden_size);
         // A row of learned positions is added to the stream as what a layer adds: by the norm after it.
         let at = &a.at.layers[0];
@@ -114,7 +115,7 @@ impl Transformer {
         let (input, normed) = (a.view(at.input, n * c)?, a.view(a.at.normed, n * c)?);
         let stats = a.view(at.input_stats, n * norm::stats(&self.config))?;
         if layer == 0 && self.base.positions.is_none() {
-            self.norm(s, normed, stats, View::none(runtime::DType::F32), input, None, weights.input_norm)?;
+            self.norm(s, normed, stats, View::none(self.stored()), input, None, weights.input_norm)?;
         } else {
             let before = a.view(a.at.layers[layer.saturating_sub(1)].middle, n * c)?;
             let delta = a.view(a.at.projected, n * c)?;
@@ -167,7 +168,7 @@ impl Transformer {
         let Some((norm, out, stats)) = after else { return self.linear(s, a, projected, x, layer, group, ad) };
         let (out, stats) = (a.view(out, n * c)?, a.view(stats, n * norm::stats(&self.config))?);
         self.linear(s, a, out, x, layer, group, ad)?;
-        self.norm(s, projected, stats, View::none(runtime::DType::F32), out, None, norm)
+        self.norm(s, projected, stats, View::none(self.stored()), out, None, norm)
     }
 
     /// Attention of a forest's rows over each other, or over the pages of a layer.
@@ -217,7 +218,7 @@ impl Transformer {
     }
 
     fn linear(&self, s: &Stream, a: &Acts, y: View<'_>, x: View<'_>, layer: usize, group: usize, ad: Adapter) -> Result<()> {
-        let lora_s = a.view(a.at.layers[layer].lora[group], a.size.0 * self.group_rank(layer, group, ad)?)?;
+        let lora_s = a.view(a.at.layers[layer].lora[group], a.size.0 * self.columns(layer, group, ad)?)?;
         self.group(layer, group, ad, |parts| Ok(linear::forward(s, y, lora_s, x, parts)?))
     }
 }

@@ -101,9 +101,14 @@ fn act_limits(limits: &CacheLimits) -> Limits {
 impl KvCache {
     /// Plans pages and activations into `overlay` (or an arena of their own). `seen` reserves what penalties need.
     pub fn new(s: &Stream, model: &Transformer, limits: CacheLimits, seen: bool, overlay: Option<Arena>) -> Result<KvCache> {
+        if model.stored() != DType::F32 {
+            let text =
+                format!("decoding wants f32 activations (dtype float32) on {}, got {}", s.backend().name(), model.stored());
+            return Err(Error::Batch(text));
+        }
         let mut p = Plan::default();
         let at = plan(&mut p, model, &limits, seen);
-        let regions = acts::plan(&mut p, &model.config, &model.group_ranks(), &act_limits(&limits), Keep::Nothing);
+        let regions = acts::plan(&mut p, &model.config, DType::F32, &model.group_columns(), &act_limits(&limits), Keep::Nothing);
         let overlay = match overlay {
             Some(overlay) if overlay.bytes() >= p.bytes() => overlay,
             Some(overlay) => {

@@ -22,6 +22,7 @@ mod norm;
 mod rotary;
 pub mod sequence;
 mod stop;
+mod storage;
 pub mod tokenizer;
 pub mod transformer;
 pub mod weights;

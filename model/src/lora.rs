@@ -4,11 +4,13 @@
 //! as they compute everything else.
 
 use crate::adapter::{Adapter, AdapterModule};
-use crate::base::{Base, Matrix};
+use crate::base::Base;
 use crate::{Error, Result};
+use kernels::adamw::{self, Side, Target};
 use kernels::linear;
 use kernels::weight::{self, Layout, Weight};
 use runtime::{Arena, DType, Plan, Region, Stream, View};
+use std::cell::Cell;
 
 /// One tuned module.
 #[derive(Clone, Copy, Debug)]
@@ -19,8 +21,8 @@ struct Module {
     b: Region,
     rank: usize,
     scale: f32,
-    /// DoRA: g ⊙ W in the place of the base's matrix.
-    weight: Option<Matrix>,
+    /// DoRA: g ⊙ W `[O, I]` in the place of the base's matrix.
+    weight: Option<(Region, usize, usize)>,
 }
 
 /// One tensor of the arena, for names on disk and for the gradient norm.
@@ -45,6 +47,10 @@ pub struct Lora {
     tensors: Vec<Tensor>,
     form: Layout,
     source: Adapter,
+    /// Where its copies go in a base that holds strips.
+    copies: Option<adamw::Table>,
+    /// Whether those strips hold its numbers as they stand.
+    resident: Cell<bool>,
 }
 
 impl Lora {
@@ -64,10 +70,7 @@ impl Lora {
             };
             let a = region(&mut plan, &mut tensors, 'A', [m.r, i]);
             let b = region(&mut plan, &mut tensors, 'B', [o, m.r]);
-            let weight = m.magnitude.as_ref().map(|_| {
-                let weight = plan.region(form.len(&[o], i), DType::F32);
-                Matrix { weight, bias: None, n: o, k: i }
-            });
+            let weight = m.magnitude.as_ref().map(|_| (plan.region(form.len(&[o], i), DType::F32), o, i));
             modules[layer][module] = Some(Module { a, b, rank: m.r, scale: m.scale, weight });
         }
         let score = adapter.score.as_ref().map(|score| {
@@ -76,7 +79,8 @@ impl Lora {
             region
         });
         let arena = Arena::new(s, plan.bytes())?;
-        let lora = Lora { arena, modules, score, tensors, form, source: adapter };
+        let copies = copies(s, base, &adapter, &modules)?;
+        let lora = Lora { arena, modules, score, tensors, form, source: adapter, copies, resident: Cell::new(false) };
         lora.write(s, &lora.source)?;
         lora.source.modules.iter().try_for_each(|m| lora.lengthen(s, base, m))?;
         Ok(lora)
@@ -95,13 +99,13 @@ impl Lora {
         times(&mut b, m.r);
         self.arena.view(own.b)?.write(s, &b)?;
         match &own.weight {
-            Some(matrix) => Ok(weight::load(s, self.matrix(matrix)?, bytemuck::cast_slice(&w))?),
+            Some(own) => Ok(weight::load(s, self.matrix(own)?, bytemuck::cast_slice(&w))?),
             None => Ok(()),
         }
     }
 
-    fn matrix(&self, m: &Matrix) -> Result<Weight<'_>> {
-        Ok(self.form.weight(self.arena.view(m.weight)?, &[m.n], m.k, 0)?)
+    fn matrix(&self, (region, n, k): &(Region, usize, usize)) -> Result<Weight<'_>> {
+        Ok(self.form.weight(self.arena.view(*region)?, &[*n], *k, 0)?)
     }
 
     /// The matrix that stands in the place of the base's, if there is one.
@@ -137,6 +141,7 @@ impl Lora {
     }
 
     fn write(&self, s: &Stream, adapter: &Adapter) -> Result<()> {
+        self.resident.set(false);
         for (m, pair) in adapter.modules.iter().zip(self.tensors.chunks_exact(2)) {
             self.arena.view(pair[0].region)?.write(s, &m.a)?;
             self.arena.view(pair[1].region)?.write(s, &m.b)?;
@@ -145,6 +150,16 @@ impl Lora {
             self.arena.view(region)?.write(s, score)?;
         }
         Ok(())
+    }
+
+    /// Its copies in the base's strips; None where the base has none.
+    pub(crate) fn strips<'a>(&'a self, base: &'a Base) -> Result<Option<adamw::Strips<'a>>> {
+        Ok(self.copies.as_ref().map(|table| table.over(base.arena().flat())).transpose()?)
+    }
+
+    /// Whether the strips hold it, and what to say when that changes.
+    pub(crate) fn resident(&self) -> &Cell<bool> {
+        &self.resident
     }
 
     /// The adapter as it stands now, for saving.
@@ -203,4 +218,36 @@ impl Lora {
     pub fn regions(&self, layer: usize, module: usize) -> Option<(Region, Region)> {
         self.modules[layer][module].map(|m| (m.a, m.b))
     }
+}
+
+/// Where the copies of an adapter go in this base. An adapter that the base's strips were not left for is an error.
+fn copies(s: &Stream, base: &Base, adapter: &Adapter, modules: &[Vec<Option<Module>>]) -> Result<Option<adamw::Table>> {
+    let storage = &base.storage;
+    if storage.acts == DType::F32 {
+        return Ok(None);
+    }
+    if adapter.is_dora() {
+        return Err(Error::Batch("DoRA adapters run beside f32 activations: load the base with dtype float32".into()));
+    }
+    let mut targets = Vec::new();
+    for (layer, row) in modules.iter().enumerate() {
+        for (module, own) in row.iter().enumerate() {
+            let (wanted, got) = (storage.ranks[layer][module], own.map_or(0, |m| m.rank));
+            if wanted != got {
+                let text =
+                    format!("layer {layer} module {module}: the base was laid out for rank {wanted}, the adapter has {got}");
+                return Err(Error::Batch(text));
+            }
+            let Some(m) = own else { continue };
+            let weight = base.weight(&base.layers[layer].modules[module])?.rows("adapter")?;
+            let slot = storage.group(layer, module).1;
+            for (side, region) in [(Side::A, m.a), (Side::B, m.b)] {
+                let start = region.words().start;
+                let elements = start..start + region.len();
+                targets.push(Target { elements, side, weight, slot, rank: m.rank, scale: m.scale });
+            }
+        }
+    }
+    targets.sort_by_key(|t| t.elements.start);
+    Ok(if targets.is_empty() { None } else { Some(adamw::Table::new(s, &targets)?) })
 }

@@ -1,7 +1,7 @@
 //! The transformer: base weights, adapter slots, and what forward and backward need of them.
 
 use crate::acts::{self, Acts, Keep, Limits};
-use crate::adapter::{Philox, fresh_score};
+use crate::adapter::{self, Philox, fresh_score};
 use crate::base::Base;
 use crate::config::Config;
 use crate::config::ModuleSpec;
@@ -9,7 +9,7 @@ use crate::lora::{Lora, Tensor};
 use crate::rotary::Rotary;
 use crate::weights::Checkpoint;
 use crate::{Batch, Error, Result};
-use kernels::{attention, linear, logprob};
+use kernels::{adamw, attention, linear, logprob};
 use runtime::{Arena, Buffer, DType, Plan, Region, Stream, View};
 use std::ops::Range;
 use std::path::Path;
@@ -107,7 +107,15 @@ impl Transformer {
     pub fn load(s: &Stream, folder: &Path, dtype: Option<DType>) -> Result<Transformer> {
         let config = Config::from_folder(folder)?;
         let checkpoint = Checkpoint::open(folder)?;
-        let base = Base::load(s, &config, &checkpoint, dtype)?;
+        let base = Base::load(s, &config, &checkpoint, dtype, None)?;
+        Ok(Transformer::with(config, base))
+    }
+
+    /// The same for slots that hold adapters like this one, with its modules, ranks and scales: what a device that computes in bf16 has
+    /// to know beforehand. In bf16 on a device, activations are bf16; everywhere else this is [`Transformer::load`].
+    pub fn load_for(s: &Stream, folder: &Path, dtype: Option<DType>, like: &adapter::Adapter) -> Result<Transformer> {
+        let config = Config::from_folder(folder)?;
+        let base = Base::load(s, &config, &Checkpoint::open(folder)?, dtype, Some(like))?;
         Ok(Transformer::with(config, base))
     }
 
@@ -131,6 +139,12 @@ impl Transformer {
         Ok(Transformer::with(config, base))
     }
 
+    /// Weights of no checkpoint, for measuring speed: see [`Base::repeating`].
+    pub fn repeating(s: &Stream, config: Config, dtype: DType, like: &adapter::Adapter, values: &[f32]) -> Result<Transformer> {
+        let base = Base::repeating(s, &config, dtype, like, values)?;
+        Ok(Transformer::with(config, base))
+    }
+
     fn with(config: Config, base: Base) -> Transformer {
         let (rotary, groups) = (Rotary::new(&config), config.groups());
         Transformer { config, base, slots: Vec::new(), rotary, groups }
@@ -149,6 +163,28 @@ impl Transformer {
     /// Every linear module that an adapter may tune, in layer and module order.
     pub fn modules(&self) -> Vec<ModuleSpec> {
         self.config.modules()
+    }
+
+    /// Storage of the activations: f32, or bf16 on a device whose base is bf16.
+    pub fn stored(&self) -> DType {
+        self.base.storage.acts
+    }
+
+    /// Sees to it that the base's strips, where there are any, hold this adapter.
+    pub(crate) fn reside(&self, s: &Stream, adapter: Adapter) -> Result<()> {
+        let Some(lora) = self.slot(adapter)?.filter(|lora| !lora.resident().get()) else { return Ok(()) };
+        let Some(strips) = lora.strips(&self.base)? else { return Ok(()) };
+        self.slots.iter().for_each(|slot| slot.resident().set(false));
+        strips.write(s, lora.arena().flat())?;
+        lora.resident().set(true);
+        Ok(())
+    }
+
+    /// The copies that a step of the optimizer has to keep up; None where there are none.
+    pub fn strips(&self, s: &Stream, tune: Tune) -> Result<Option<adamw::Strips<'_>>> {
+        let Tune::Lora(slot) = tune else { return Ok(None) };
+        self.reside(s, Adapter::Slot(slot))?;
+        self.slot(Adapter::Slot(slot))?.map_or(Ok(None), |lora| lora.strips(&self.base))
     }
 
     /// Adds an adapter slot.
@@ -205,18 +241,18 @@ impl Transformer {
         plan.bytes()
     }
 
-    /// The largest ΣR of each module group over layers and slots.
-    pub(crate) fn group_ranks(&self) -> [usize; 4] {
-        let mut ranks = [0; 4];
+    /// The most columns of S that a module group has over layers and slots.
+    pub(crate) fn group_columns(&self) -> [usize; 4] {
+        let mut most = [0; 4];
         for slot in &self.slots {
-            let of = acts::group_ranks(&self.config, |layer, module| slot.rank(layer, module));
-            ranks = std::array::from_fn(|g| ranks[g].max(of[g]));
+            let of = acts::group_columns(&self.config, |layer, module| self.base.storage.columns(slot.rank(layer, module)));
+            most = std::array::from_fn(|g| most[g].max(of[g]));
         }
-        ranks
+        most
     }
 
     fn regions(&self, plan: &mut Plan, limits: Limits, keep: Keep) -> acts::Regions {
-        acts::plan(plan, &self.config, &self.group_ranks(), &limits, keep)
+        acts::plan(plan, &self.config, self.stored(), &self.group_columns(), &limits, keep)
     }
 
     /// Activations for these limits, laid over `overlay` (or over an arena of their own).
@@ -325,10 +361,10 @@ impl Transformer {
         }
     }
 
-    /// ΣR of a group.
-    pub(crate) fn group_rank(&self, layer: usize, group: usize, adapter: Adapter) -> Result<usize> {
-        let lora = self.slot(adapter)?;
-        Ok(lora.map_or(0, |l| self.groups[group].clone().map(|m| l.rank(layer, m)).sum()))
+    /// Columns of S of a group: ΣR, in bf16 those of its strips.
+    pub(crate) fn columns(&self, layer: usize, group: usize, adapter: Adapter) -> Result<usize> {
+        let (lora, storage) = (self.slot(adapter)?, &self.base.storage);
+        Ok(lora.map_or(0, |l| self.groups[group].clone().map(|m| storage.columns(l.rank(layer, m))).sum()))
     }
 
     /// Lengths that belong together, ids, positions and loss rows within bounds, and positions those of their segments; then

@@ -39,7 +39,8 @@ pub fn stream(c: &Config) -> Result<Stream> {
     Ok(s)
 }
 
-/// Storage of the base weights; None keeps the file's. A device computes in f32, and its weights are f32 then.
+/// Storage of the base weights; None keeps the file's. A device computes in the storage of its weights: f32, or bf16 where nothing is
+/// drawn.
 fn dtype(c: &Config, s: &Stream) -> Result<Option<DType>> {
     let wanted = match c.dtype {
         Dtype::Auto => None,
@@ -50,68 +51,89 @@ fn dtype(c: &Config, s: &Stream) -> Result<Option<DType>> {
     match (s.host(), wanted) {
         (Some(_), wanted) => Ok(wanted),
         (None, None | Some(DType::F32)) => Ok(Some(DType::F32)),
+        (None, Some(DType::Bf16)) if !draws(c.command) => Ok(Some(DType::Bf16)),
         (None, Some(other)) => {
-            let name = s.backend().name();
-            Err(Error::Usage(format!("dtype: wanted float32 on {name}, which computes in f32, got {other}")))
+            let (name, command) = (s.backend().name(), c.command.name());
+            let wanted = if draws(c.command) { "float32" } else { "float32 or bfloat16" };
+            Err(Error::Usage(format!("dtype: wanted {wanted} on {name} for `ple {command}`, got {other}")))
         }
     }
+}
+
+/// Whether a command draws tokens, which devices do in f32.
+fn draws(command: Command) -> bool {
+    !matches!(command, Command::Sft | Command::Dpo | Command::Reward | Command::Logprob | Command::Score)
+}
+
+/// The folder that the base's configuration lies in.
+fn folder(c: &Config) -> Result<PathBuf> {
+    let folder = c
+        .model_name_or_path
+        .as_ref()
+        .or(c.init_from_config.as_ref())
+        .ok_or_else(|| Error::Usage("model_name_or_path: wanted a folder, got nothing".into()))?;
+    if folder.is_dir() {
+        return Ok(folder.clone());
+    }
+    Err(Error::file(folder, "wanted a model folder, got nothing there (`hf download NAME --local-dir DIR` fetches one)"))
 }
 
 impl Opened {
     /// For training: a fresh adapter unless one is given; f32 weights under full tuning.
     pub fn for_training(c: &Config) -> Result<Opened> {
-        let mut opened = Opened::base(c, c.tune == Tuned::Full)?;
-        if c.tune == Tuned::Lora {
-            let modules = opened.model()?.modules();
-            let disk = match &c.adapter {
-                Some(folder) => {
-                    identity::check(&opened.folder, folder)?;
-                    let disk = adapter::Adapter::load(folder, &modules)?;
-                    trainable(folder, &disk.config)?;
-                    opened.notes.extend(overruled(c, folder, &disk.config, &modules));
-                    disk
-                }
-                None => fresh(c, &modules, opened.model()?.config.fan_in_fan_out())?,
-            };
-            let disk = if c.command == Command::Reward { scored(c, opened.model()?, disk)? } else { disk };
-            opened.policy = opened.insert(disk)?;
-            opened.tune = Tune::Lora(0);
+        let (stream, folder) = (stream(c)?, folder(c)?);
+        if c.tune == Tuned::Full {
+            return Opened::base(c, stream, folder, true, None);
         }
+        let config = model::Config::from_folder(&folder)?;
+        let (modules, mut notes) = (config.modules(), Vec::new());
+        let disk = match &c.adapter {
+            Some(own) => {
+                identity::check(&folder, own)?;
+                let disk = adapter::Adapter::load(own, &modules)?;
+                trainable(own, &disk.config)?;
+                notes = overruled(c, own, &disk.config, &modules);
+                disk
+            }
+            None => fresh(c, &modules, config.fan_in_fan_out())?,
+        };
+        let disk = if c.command == Command::Reward { scored(c, config.hidden_size, disk)? } else { disk };
+        let mut opened = Opened::base(c, stream, folder, false, Some(&disk))?;
+        opened.notes.extend(notes);
+        opened.policy = opened.insert(disk)?;
+        opened.tune = Tune::Lora(0);
         Ok(opened)
     }
 
     /// For scoring: the adapter only if one is given.
     pub fn for_scoring(c: &Config) -> Result<Opened> {
-        let mut opened = Opened::base(c, false)?;
-        if let Some(folder) = &c.adapter {
-            identity::check(&opened.folder, folder)?;
-            let disk = adapter::Adapter::load(folder, &opened.model()?.modules())?;
-            opened.notes.extend(disk.config.warnings.iter().cloned());
-            opened.policy = opened.insert(disk)?;
-        }
+        let (stream, folder) = (stream(c)?, folder(c)?);
+        let Some(own) = &c.adapter else { return Opened::base(c, stream, folder, false, None) };
+        identity::check(&folder, own)?;
+        let disk = adapter::Adapter::load(own, &model::Config::from_folder(&folder)?.modules())?;
+        let mut opened = Opened::base(c, stream, folder, false, Some(&disk))?;
+        opened.notes.extend(disk.config.warnings.iter().cloned());
+        opened.policy = opened.insert(disk)?;
         Ok(opened)
     }
 
-    fn base(c: &Config, full: bool) -> Result<Opened> {
-        let stream = stream(c)?;
-        let folder = c
-            .model_name_or_path
-            .as_ref()
-            .or(c.init_from_config.as_ref())
-            .ok_or_else(|| Error::Usage("model_name_or_path: wanted a folder, got nothing".into()))?
-            .clone();
-        if !folder.is_dir() {
-            return Err(Error::file(
-                &folder,
-                "wanted a model folder, got nothing there (`hf download NAME --local-dir DIR` fetches one)",
-            ));
-        }
+    /// Model and tokenizer; slots will hold adapters like `disk`.
+    fn base(c: &Config, stream: Stream, folder: PathBuf, full: bool, disk: Option<&adapter::Adapter>) -> Result<Opened> {
+        let dtype = if full { Some(DType::F32) } else { dtype(c, &stream)? };
+        let drawn = c.init_from_config.is_some() && stream.host().is_none() && dtype == Some(DType::Bf16);
         let model = match c.init_from_config {
+            Some(_) if drawn => {
+                let name = stream.backend().name();
+                return Err(Error::Usage(format!("dtype: wanted float32 beside init_from_config on {name}, got bf16")));
+            }
             Some(_) => Transformer::fresh(&stream, &folder, c.seed)?,
             None if full && c.command == Command::Reward => {
                 Transformer::load_scalar(&stream, &folder, DType::F32, c.seed, kernels::sample::philox)?
             }
-            None => Transformer::load(&stream, &folder, if full { Some(DType::F32) } else { dtype(c, &stream)? })?,
+            None => match disk {
+                Some(disk) => Transformer::load_for(&stream, &folder, dtype, disk)?,
+                None => Transformer::load(&stream, &folder, dtype)?,
+            },
         };
         let mut tokenizer = Tokenizer::open(&folder)?;
         fits(&folder, tokenizer.vocab_size(), model.config.vocab_size)?;
@@ -158,8 +180,8 @@ impl Opened {
 }
 
 /// The adapter with a scalar head as wide as the model.
-fn scored(c: &Config, model: &Transformer, disk: adapter::Adapter) -> Result<adapter::Adapter> {
-    let (wanted, got) = (model.config.hidden_size, disk.score.as_ref().map(Vec::len));
+fn scored(c: &Config, wanted: usize, disk: adapter::Adapter) -> Result<adapter::Adapter> {
+    let got = disk.score.as_ref().map(Vec::len);
     match (got, &c.adapter) {
         (Some(got), Some(folder)) if got != wanted => {
             let text = format!("base_model.model.score.weight: wanted the base's {wanted} columns, got {got}");

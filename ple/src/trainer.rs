@@ -111,7 +111,8 @@ impl Trainer {
         }
         self.comm.all_reduce(&self.stream, self.grads.flat())?;
         let (parameters, _) = self.model.trained(self.tune)?;
-        let (norm, rate) = self.optimizer.step(&self.stream, parameters.flat(), self.grads.flat(), &self.ranges)?;
+        let (strips, g) = (self.model.strips(&self.stream, self.tune)?, self.grads.flat());
+        let (norm, rate) = self.optimizer.step(&self.stream, parameters.flat(), g, &self.ranges, strips.as_ref())?;
         if !norm.is_finite() {
             return Err(Error::Numeric(format!("gradient norm is {norm} at step {}", self.optimizer.steps() + 1)));
         }

@@ -3,6 +3,7 @@
 use super::program::ple;
 use super::{number, objects};
 use anyhow::{Context, Result, ensure};
+use ple::command::bench::step;
 use serde_json::Value;
 
 const USAGE: i32 = 2;
@@ -42,7 +43,10 @@ fn on_cuda_selftest_passes_and_bench_has_no_speed_to_tell() -> Result<()> {
     let kept = folder.path().join("bench.jsonl");
     let call = ple("bench --device cuda:0").key("json", &kept).libraries(made);
     call.refuse(DEVICE, &["cuda:0 is emulated", "wanted hardware"])?;
+    let steps = ple("bench --device cuda:0 --e2e").key("json", &kept).libraries(made);
+    steps.refuse(DEVICE, &["cuda:0 is emulated", "wanted hardware"])?;
     ensure!(!kept.exists(), "a refused bench leaves nothing");
+    ple("bench --device cpu --e2e").refuse(USAGE, &["e2e: wanted a CUDA device", "got cpu"])?;
     Ok(())
 }
 
@@ -65,4 +69,26 @@ fn bench_measures_and_merges() -> Result<()> {
     ensure!(merged.lines().count() == 3 && merged.contains("| rope forward f32"), "{merged}");
     ple("bench").key("merge", folder.path().join("none")).refuse(FILE, &["none", "cannot read"])?;
     ple("bench --device cpu --rooms ropes").refuse(USAGE, &["rooms: nothing is measured of ropes"])
+}
+
+/// What `--e2e` measures, at a size that the emulated device bears: steps run, are counted, and fit the plan that was told before.
+#[test]
+fn on_cuda_steps_are_measured_at_a_tiny_shape() -> Result<()> {
+    let Some(cuda) = emulator::cuda() else { return Ok(()) };
+    cuda.mode(emulator::Mode::PAIRS[0]);
+    let (shape, mut told) = (step::Shape { name: "tiny", batch: 2, length: 32 }, 0);
+    let measured = step::measure(&cuda.stream, &shape, &mut |bytes| {
+        told = bytes;
+        Ok(())
+    })?;
+    // 73,728 weights in two layers' modules, a head of 32,768, and attention of 4 heads of 16.
+    let flops = 4.0 * (73_728.0 + 32_768.0) * 64.0 + 3.0 * 4.0 * 64.0 * 16.0 * 64.0 * 2.0;
+    ensure!(measured.flops == flops && measured.tokens == 64, "{} FLOPs, wanted {flops}", measured.flops);
+    ensure!(measured.planned == told && told > 0, "{told} bytes told");
+    ensure!(measured.seconds.len() == 6 && measured.seconds.iter().all(|s| *s > 0.0), "{:?}", measured.seconds);
+    let uniform = 512f64.ln();
+    ensure!(measured.losses.iter().all(|l| (l - uniform).abs() < 0.5), "{:?}", measured.losses);
+    let unknown = step::Shape { name: "70b", ..shape };
+    ensure!(step::measure(&cuda.stream, &unknown, &mut |_| Ok(())).is_err_and(|e| e.to_string().contains("got 70b")));
+    Ok(())
 }

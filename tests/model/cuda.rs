@@ -15,18 +15,18 @@ use runtime::{Backend, DType, Isa, Stream};
 use std::path::Path;
 
 /// Optimizer steps of a run.
-const STEPS: usize = 10;
+pub(super) const STEPS: usize = 10;
 
 /// What a run leaves: losses and what was trained by their bits (full: the bytes of its file), gradient norms.
 #[derive(PartialEq)]
-struct Run {
-    losses: Vec<u64>,
-    trained: Vec<u32>,
-    norms: Vec<f64>,
+pub(super) struct Run {
+    pub losses: Vec<u64>,
+    pub trained: Vec<u32>,
+    pub norms: Vec<f64>,
 }
 
 /// Prompts with two answers each, so that rows share a prefix; one of them longer than a block of keys.
-fn examples() -> Vec<Example> {
+pub(super) fn examples() -> Vec<Example> {
     let mut random = Random(21);
     let mut one = |row: u32, prompt: usize, answers: [usize; 2]| {
         let (prompt, answers) = (random.ids(prompt), answers.map(|n| random.ids(n)).to_vec());
@@ -37,9 +37,9 @@ fn examples() -> Vec<Example> {
 
 /// Trains for so many steps of several micro-batches. From the second step on nothing is allocated, and the host waits once for each
 /// micro-batch and once for the norm.
-fn run(device: &'static dyn Backend, folder: &Path, tune: Tune, steps: usize) -> Result<Run> {
+pub(super) fn run(device: &'static dyn Backend, folder: &Path, tune: Tune, dtype: DType, steps: usize) -> Result<Run> {
     let (counts, s) = counted(device);
-    let (model, _) = tiny::load(&s, folder)?;
+    let (model, _) = tiny::load_as(&s, folder, Some(dtype))?;
     let words = model.trained(tune)?.0.flat().len();
     let mut config = Config::defaults(Command::Sft);
     (config.learning_rate, config.max_grad_norm) = (1e-2, 0.5);
@@ -80,14 +80,14 @@ fn on_cuda_ten_steps_in_f32_have_the_cpu_s_bits() -> Result<()> {
     let Some(cuda) = emulator::cuda() else { return Ok(()) };
     let folder = tiny::folder(false, DType::F32)?;
     let cpu: &'static Stream = Box::leak(Box::new(Stream::cpu(1, Isa::portable())));
-    let want = run(cpu.backend(), folder.path(), Tune::Lora(0), STEPS)?;
+    let want = run(cpu.backend(), folder.path(), Tune::Lora(0), DType::F32, STEPS)?;
     let loss = |run: &Run, i: usize| f64::from_bits(run.losses[i]);
     ensure!(loss(&want, STEPS - 1) < 0.8 * loss(&want, 0), "the CPU's run learns nothing");
     let mut first: Option<Run> = None;
     for mode in emulator::Mode::PAIRS {
         cuda.mode(mode);
         let start = std::time::Instant::now();
-        let got = run(cuda.stream.backend(), folder.path(), Tune::Lora(0), STEPS)?;
+        let got = run(cuda.stream.backend(), folder.path(), Tune::Lora(0), DType::F32, STEPS)?;
         ensure!(got.losses == want.losses, "{mode}: losses {:?}, the CPU's {:?}", got.losses, want.losses);
         let other = got.trained.iter().zip(&want.trained).filter(|(a, b)| a != b).count();
         ensure!(other == 0, "{mode}: {other} of {} parameters have other bits than the CPU's", want.trained.len());
@@ -107,9 +107,9 @@ fn on_cuda_full_tuning_in_f32_has_the_cpu_s_bits() -> Result<()> {
     let cpu: &'static Stream = Box::leak(Box::new(Stream::cpu(1, Isa::portable())));
     for (tied, mode) in [(true, emulator::Mode::PAIRS[3]), (false, emulator::Mode::PAIRS[1])] {
         let folder = tiny::folder(tied, DType::F32)?;
-        let want = run(cpu.backend(), folder.path(), Tune::Full, 3)?;
+        let want = run(cpu.backend(), folder.path(), Tune::Full, DType::F32, 3)?;
         cuda.mode(mode);
-        let got = run(cuda.stream.backend(), folder.path(), Tune::Full, 3)?;
+        let got = run(cuda.stream.backend(), folder.path(), Tune::Full, DType::F32, 3)?;
         ensure!(got.losses == want.losses && got.trained == want.trained, "tied {tied}: {mode}: other bits than the CPU's");
     }
     Ok(())
@@ -126,12 +126,14 @@ fn on_cuda_every_family_s_steps_in_f32_have_the_cpu_s_bits() -> Result<()> {
         // Of every weight: LayerNorm with biases and positions, norms of heads, a scaled embedding.
         let full = ["gpt2", "gemma3_text"].contains(&family);
         for tune in [Some(Tune::Lora(0)), full.then_some(Tune::Full)].into_iter().flatten() {
-            let want = run(cpu.backend(), folder.path(), tune, 2).with_context(|| format!("{family} {tune:?} on the CPU"))?;
+            let want = run(cpu.backend(), folder.path(), tune, DType::F32, 2)
+                .with_context(|| format!("{family} {tune:?} on the CPU"))?;
             let loss = |i: usize| f64::from_bits(want.losses[i]);
             ensure!((loss(1) - loss(0)).abs() > 1e-3, "{family} {tune:?}: the CPU's first step changes nothing of {}", loss(0));
             cuda.mode(mode);
             let start = std::time::Instant::now();
-            let got = run(cuda.stream.backend(), folder.path(), tune, 2).with_context(|| format!("{family} {tune:?}"))?;
+            let got =
+                run(cuda.stream.backend(), folder.path(), tune, DType::F32, 2).with_context(|| format!("{family} {tune:?}"))?;
             say(&format!("  cuda:0 (emulated) {mode}: {family} {tune:?} 2 steps in {:.1} s", start.elapsed().as_secs_f64()));
             ensure!(got.losses == want.losses, "{family} {tune:?} {mode}: losses {:?}, the CPU's {:?}", got.losses, want.losses);
             let other = got.trained.iter().zip(&want.trained).filter(|(a, b)| a != b).count();

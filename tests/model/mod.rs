@@ -2,5 +2,6 @@
 
 mod counted;
 mod cuda;
+mod cuda_bf16;
 mod families;
 mod steady;

@@ -30,7 +30,7 @@ mod tests;
 
 pub(crate) use cases::cases;
 pub use norm::Norm;
-pub use strips::{Side, Strips, Target};
+pub use strips::{Side, Strips, Table, Target};
 
 pub(crate) const KERNELS: [Kernel; 4] = [
     kernel!("adamw_step", "adamw.cu"),

@@ -5,7 +5,6 @@ use super::KERNELS;
 use crate::cuda::{elements, operand, size};
 use crate::weight::{Rows, STEP, TWICE};
 use runtime::{Arg, Buffer, DType, DType::F32, Ptr, Result, Stream, View, ensure};
-use std::marker::PhantomData;
 use std::ops::Range;
 
 /// Which of an adapter's two tensors.
@@ -60,38 +59,65 @@ impl Target<'_> {
     }
 }
 
-/// The copies of one adapter, a table on a CUDA device.
+/// Where the copies of one adapter go: a table on a CUDA device. It does not borrow the weights, so that it can lie beside the adapter;
+/// [`Table::over`] asks for them again.
 #[derive(Debug)]
-pub struct Strips<'a> {
-    table: Buffer<u32>,
+pub struct Table {
+    words: Buffer<u32>,
     count: usize,
     /// One past the last element that has a copy.
     end: usize,
-    _weights: PhantomData<&'a ()>,
+    /// Addresses of the groups that are written.
+    memory: Range<u64>,
 }
 
-impl<'a> Strips<'a> {
+/// The copies of one adapter in weights that are there.
+#[derive(Clone, Copy, Debug)]
+pub struct Strips<'a> {
+    table: &'a Table,
+}
+
+/// Addresses of a view.
+fn addresses(view: View<'_>) -> Range<u64> {
+    let first = view.ptr().0;
+    first..first + (view.len() * view.dtype().size()) as u64
+}
+
+impl Table {
     /// For targets in arena order.
-    pub fn new(s: &Stream, targets: &[Target<'a>]) -> Result<Strips<'a>> {
+    pub fn new(s: &Stream, targets: &[Target<'_>]) -> Result<Table> {
         let ordered = targets.is_sorted_by(|a, b| a.elements.end <= b.elements.start);
         ensure!(ordered, "adamw: strips: wanted targets in arena order");
         let bytes = targets.iter().map(Target::bytes).collect::<Result<Vec<_>>>()?.concat();
         let words: Vec<u32> = bytes.chunks_exact(4).map(bytemuck::pod_read_unaligned).collect();
+        let groups = || targets.iter().map(|t| addresses(t.weight.group));
+        let memory = groups().map(|r| r.start).min().unwrap_or(0)..groups().map(|r| r.end).max().unwrap_or(0);
         let end = targets.last().map_or(0, |t| t.elements.end);
-        Ok(Strips { table: s.upload(&words)?, count: targets.len(), end, _weights: PhantomData })
+        Ok(Table { words: s.upload(&words)?, count: targets.len(), end, memory })
     }
 
+    /// The copies in `weights`, which hold every group of the targets.
+    pub fn over<'a>(&'a self, weights: View<'a>) -> Result<Strips<'a>> {
+        let (held, wanted) = (addresses(weights), &self.memory);
+        let fits = held.start <= wanted.start && wanted.end <= held.end;
+        ensure!(fits, "adamw: strips: weights at {held:x?}, the table's groups are at {wanted:x?}");
+        Ok(Strips { table: self })
+    }
+}
+
+impl Strips<'_> {
     /// Table and count, for parameters of n elements.
     pub(super) fn within(&self, n: usize) -> Result<(Ptr, usize)> {
-        ensure!(self.end <= n, "adamw: strips: elements up to {} of {n}", self.end);
-        Ok((self.table.view().ptr(), self.count))
+        let Table { words, count, end, .. } = self.table;
+        ensure!(*end <= n, "adamw: strips: elements up to {end} of {n}");
+        Ok((words.view().ptr(), *count))
     }
 
     /// Writes all of them from the parameters p `[n]` f32.
     pub fn write(&self, s: &Stream, p: View<'_>) -> Result<()> {
         let (table, count) = self.within(p.len())?;
         let args = [operand("adamw::strips", p, F32)?, Arg::Ptr(table), size("adamw", count)?, Arg::U64(p.len() as u64)];
-        // SAFETY: the kernel's arguments; the table's addresses were checked to lie in their weights.
+        // SAFETY: the kernel's arguments; the table's addresses lie in weights that the strips borrow.
         unsafe { s.launch(&KERNELS[3], &elements(p.len())?, &args) }
     }
 }

@@ -87,7 +87,9 @@ fn on_cuda_a_step_writes_the_strips_in_place() {
                 rank,
                 scale,
             };
-            let strips = Strips::new(s, &[target(&a, Side::A), target(&b, Side::B)])?;
+            let table = Table::new(s, &[target(&a, Side::A), target(&b, Side::B)])?;
+            assert!(table.over(group.view().slice(1..group.len())?).is_err());
+            let strips = table.over(group.view())?;
             let (p, m, v) = (s.upload(&normal(1, len))?, s.zeros::<f32>(len)?, s.zeros::<f32>(len)?);
             let g = s.upload(&normal(2, len))?;
             step_clipped(s, p.view(), m.view(), v.view(), g.view(), &PARAMS, None, Some(&strips))?;
@@ -111,8 +113,8 @@ fn on_cuda_a_step_writes_the_strips_in_place() {
             strips.write(s, p.view())?;
             assert_eq!(got(&group)?, want, "rank {rank}, written whole");
             assert!(strips.write(s, p.view().slice(0..b.end - 1)?).is_err() && tail > 0);
-            assert!(Strips::new(s, &[target(&b, Side::B), target(&a, Side::A)]).is_err());
-            assert!(Strips::new(s, &[target(&a, Side::B)]).is_err() || n == k);
+            assert!(Table::new(s, &[target(&b, Side::B), target(&a, Side::A)]).is_err());
+            assert!(Table::new(s, &[target(&a, Side::B)]).is_err() || n == k);
         }
         Result::Ok(())
     });

@@ -1,7 +1,7 @@
 //! The room's cases for [`crate::selftest`]: in f32, in bf16 by the room itself, and through the vendor's library.
 
 use super::{Lora, Part, backward, backward_lora, backward_weight, forward, library};
-use crate::adamw::{Side, Strips, Target};
+use crate::adamw::{Side, Table, Target};
 use crate::selftest::inputs::{Kind, normal, rounded, rows as batch};
 use crate::selftest::{Case, Limit, Operand};
 use crate::weight::{self, Layout, TWICE, strip};
@@ -145,7 +145,7 @@ impl Group {
             parts.push(Part { weight, bias: bias.then(|| biases[i].view()), lora: (rank > 0).then_some(lora) });
         }
         if !targets.is_empty() {
-            Strips::new(s, &targets)?.write(s, arena.view())?;
+            Table::new(s, &targets)?.over(data)?.write(s, arena.view())?;
         }
         f(&parts)
     }

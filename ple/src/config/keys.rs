@@ -290,7 +290,9 @@ keys! {
     conformance: bool = false, SELFTEST;
     /// Ours: the file of that dump.
     out: Option<PathBuf> = None, SELFTEST;
-    /// Ours: files of results to print as one table; nothing is measured.
+    /// Ours: measure whole steps of LoRA training instead of rooms, at the shapes of 0.5B and 8B in bf16.
+    e2e: bool = false, BENCH;
+    /// Ours: files of results, or of the peers' scripts, to print as one table; nothing is measured.
     merge: Vec<PathBuf> = Vec::new(), BENCH;
 
     /// auto, cpu, cuda or cuda:0, ascend or ascend:0.

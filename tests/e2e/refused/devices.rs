@@ -26,7 +26,7 @@ fn a_cuda_device_without_compiler_symbol_number_or_room_is_refused_by_name() -> 
     let (stage, Some(made)) = (Stage::new()?, emulator::libraries()) else { return Ok(()) };
     let call = |folder: &Path, device: &str| stage.sft().and("--device").and(device).libraries(folder);
     call(made, "cuda:1").refuse(DEVICE, &["no device: cuda:1", "has 1 devices"])?;
-    call(made, "cuda:0").and("--dtype bfloat16").refuse(USAGE, &["dtype: wanted float32 on cuda:0", "got bf16"])?;
+    call(made, "cuda:0").and("--dtype float16").refuse(USAGE, &["dtype: wanted float32 or bfloat16 on cuda:0", "got f16"])?;
     let folder = tempfile::tempdir()?;
     symlink(made.join("libcuda.so"), folder.path().join("libcuda.so"))?;
     if !runtime::probe::libraries().iter().any(|found| found.name == "libnvrtc" && found.path.is_some()) {
@@ -57,6 +57,21 @@ fn on_cuda_a_run_writes_the_files_that_the_cpu_writes() -> Result<()> {
     // A run of the device goes on on the CPU.
     run().and("--resume_from_checkpoint true").succeed()?;
     ensure!(adapter()? == want, "another adapter on the other device");
+    Ok(())
+}
+
+/// In bf16 a run has its checkpoints, and one that goes on from one has the bits of one that did not stop.
+#[test]
+fn on_cuda_a_run_in_bf16_goes_on_where_it_stopped() -> Result<()> {
+    let (stage, Some(made)) = (Stage::new()?, emulator::libraries()) else { return Ok(()) };
+    let run =
+        || stage.sft().and("--max_steps 3 --learning_rate 0.01 --save_steps 2 --device cuda:0 --dtype bfloat16").libraries(made);
+    let adapter = || stage.read("out/adapter_model.safetensors");
+    run().succeed()?;
+    let want = adapter()?;
+    std::fs::remove_file(stage.path("out/adapter_model.safetensors"))?;
+    run().and("--resume_from_checkpoint true").succeed()?;
+    ensure!(adapter()? == want, "another adapter after going on from a checkpoint");
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! The room in bf16 on the emulated tensor cores: accuracy against f64, bits that no row owes to its company, and the order itself.
 
 use super::{Case, same, values, views};
-use crate::adamw::{Side, Strips, Target};
+use crate::adamw::{Side, Table, Target};
 use crate::check::{Acts, on_cuda, rounded, rounds_once, wide, within};
 use crate::linear::reference::{self, Module};
 use crate::linear::{Lora, Part, backward, backward_lora, backward_weight, forward};
@@ -63,7 +63,7 @@ impl<'a> Loaded<'a> {
             slot += strip(c.rank);
         }
         if !targets.is_empty() {
-            Strips::new(s, &targets)?.write(s, loaded.arena.view())?;
+            Table::new(s, &targets)?.over(loaded.data.view())?.write(s, loaded.arena.view())?;
         }
         Ok(loaded)
     }
