@@ -3,7 +3,7 @@
 use crate::kv_store::{self, PAGE};
 use crate::linear::{self, Lora, Part};
 use crate::weight::{self, Layout};
-use crate::{adamw, attention, decode_attention, embedding, logprob, rms_norm, rope, score, swiglu};
+use crate::{adamw, attention, decode_attention, embedding, gelu, head_norm, layer_norm, logprob, rms_norm, rope, score, swiglu};
 use half::bf16;
 use runtime::{Buffer, DType, Element, Result, Stream, View};
 
@@ -154,6 +154,29 @@ fn elementwise<T: Acts>(Shape { rows: n, c, f, h, k, d, v }: Shape) -> Vec<Work>
             embedding::forward(s, x.view(), tokens.view(), laid, 1.0)
         }))
     };
+    let nv = (n * (h + 2 * k) * d) as f64;
+    let layer = move |s: &Stream| -> Result<Call> {
+        let (x, y, stats) = (up::<T>(s, n * c, 1)?, s.zeros::<T>(n * c)?, s.zeros::<f32>(2 * n)?);
+        let (w, b) = (up::<f32>(s, c, 3)?, up::<f32>(s, c, 4)?);
+        Ok(Box::new(move |s| {
+            let none = View::none(T::DTYPE);
+            layer_norm::forward(s, y.view(), stats.view(), none, x.view(), None, [w.view(), b.view()], 1e-5)
+        }))
+    };
+    let heads = move |s: &Stream| -> Result<Call> {
+        let (x, y) = (up::<T>(s, n * (h + 2 * k) * d, 1)?, s.zeros::<T>(n * (h + 2 * k) * d)?);
+        let (rstd, q, key) = (s.zeros::<f32>(n * (h + k))?, up::<f32>(s, d, 3)?, up::<f32>(s, d, 4)?);
+        let shape = head_norm::Shape { queries: h, keys: k, d, stride: (h + 2 * k) * d };
+        Ok(Box::new(move |s| head_norm::forward(s, y.view(), rstd.view(), x.view(), [q.view(), key.view()], shape, 1e-6, 0.0)))
+    };
+    let curve = move |s: &Stream| -> Result<Call> {
+        let (x, y) = (up::<T>(s, n * f, 1)?, s.zeros::<T>(n * f)?);
+        Ok(Box::new(move |s| gelu::forward(s, y.view(), x.view(), f, gelu::Curve::Tanh)))
+    };
+    let gated = move |s: &Stream| -> Result<Call> {
+        let (x, y) = (up::<T>(s, 2 * n * f, 1)?, s.zeros::<T>(n * f)?);
+        Ok(Box::new(move |s| gelu::forward(s, y.view(), x.view(), f, gelu::Curve::Tanh)))
+    };
     let scored = move |s: &Stream| -> Result<Call> {
         let (x, w, rows, out) = (up::<T>(s, n * c, 1)?, up::<f32>(s, c, 3)?, ids(s, n, n)?, s.zeros::<f32>(n)?);
         Ok(Box::new(move |s| score::forward(s, out.view(), x.view(), rows.view(), w.view())))
@@ -165,6 +188,10 @@ fn elementwise<T: Acts>(Shape { rows: n, c, f, h, k, d, v }: Shape) -> Vec<Work>
         Work::new("rope", format!("forward {name} {n}x{}x{d}", h + k), [3.0 * nr, 2.0 * b * nr], turn),
         Work::new("swiglu", format!("forward {name} {n}x{f}"), [20.0 * nf, 3.0 * b * nf], act),
         Work::new("swiglu", format!("backward {name} {n}x{f}"), [26.0 * nf, 5.0 * b * nf], act_back),
+        Work::new("layer_norm", format!("forward {name} {n}x{c}"), [8.0 * nc, 2.0 * b * nc], layer),
+        Work::new("head_norm", format!("forward {name} {n}x{}x{d}", h + k), [5.0 * nr, 2.0 * b * nv], heads),
+        Work::new("gelu", format!("forward {name} {n}x{f}"), [25.0 * nf, 2.0 * b * nf], curve),
+        Work::new("gelu", format!("gated {name} {n}x{f}"), [25.0 * nf, 3.0 * b * nf], gated),
         Work::new("score", format!("forward {name} {n}x{c}"), [2.0 * nc, b * nc], scored),
         Work::new("embedding", format!("forward {name} {n}x{c} of {v}"), [0.0, 2.0 * b * nc], look_up),
     ]
