@@ -3,6 +3,7 @@
 use crate::config::{Command, Config, Dtype, Gemm, Tune as Tuned};
 use crate::data::{Tokens, check::Ends};
 use crate::{Error, Result, identity};
+use model::weights::Checkpoint;
 use model::{Adapter, AdapterConfig, Lora, Targets, Tokenizer, Transformer, Tune, adapter};
 use runtime::{DType, Stream};
 use std::collections::BTreeSet;
@@ -78,14 +79,24 @@ fn folder(c: &Config) -> Result<PathBuf> {
     Err(Error::file(folder, "wanted a model folder, got nothing there (`hf download NAME --local-dir DIR` fetches one)"))
 }
 
+/// The base's configuration and tokenizer, once its tensors are those that it should have: what is wrong with the base is told before
+/// what an adapter misses in it.
+fn sound(c: &Config, folder: &Path) -> Result<(model::Config, Tokenizer)> {
+    let config = model::Config::from_folder(folder)?;
+    if c.init_from_config.is_none() {
+        Checkpoint::open(folder)?.check(&config.tensors())?;
+    }
+    Ok((config, Tokenizer::open(folder)?))
+}
+
 impl Opened {
     /// For training: a fresh adapter unless one is given; f32 weights under full tuning.
     pub fn for_training(c: &Config) -> Result<Opened> {
         let (stream, folder) = (stream(c)?, folder(c)?);
         if c.tune == Tuned::Full {
-            return Opened::base(c, stream, folder, true, None);
+            return Opened::base(c, stream, folder, true, None, None);
         }
-        let config = model::Config::from_folder(&folder)?;
+        let (config, tokenizer) = sound(c, &folder)?;
         let (modules, mut notes) = (config.modules(), Vec::new());
         let disk = match &c.adapter {
             Some(own) => {
@@ -98,7 +109,7 @@ impl Opened {
             None => fresh(c, &modules, config.fan_in_fan_out())?,
         };
         let disk = if c.command == Command::Reward { scored(c, config.hidden_size, disk)? } else { disk };
-        let mut opened = Opened::base(c, stream, folder, false, Some(&disk))?;
+        let mut opened = Opened::base(c, stream, folder, false, Some(&disk), Some(tokenizer))?;
         opened.notes.extend(notes);
         opened.policy = opened.insert(disk)?;
         opened.tune = Tune::Lora(0);
@@ -108,17 +119,25 @@ impl Opened {
     /// For scoring: the adapter only if one is given.
     pub fn for_scoring(c: &Config) -> Result<Opened> {
         let (stream, folder) = (stream(c)?, folder(c)?);
-        let Some(own) = &c.adapter else { return Opened::base(c, stream, folder, false, None) };
+        let Some(own) = &c.adapter else { return Opened::base(c, stream, folder, false, None, None) };
+        let (config, tokenizer) = sound(c, &folder)?;
         identity::check(&folder, own)?;
-        let disk = adapter::Adapter::load(own, &model::Config::from_folder(&folder)?.modules())?;
-        let mut opened = Opened::base(c, stream, folder, false, Some(&disk))?;
+        let disk = adapter::Adapter::load(own, &config.modules())?;
+        let mut opened = Opened::base(c, stream, folder, false, Some(&disk), Some(tokenizer))?;
         opened.notes.extend(disk.config.warnings.iter().cloned());
         opened.policy = opened.insert(disk)?;
         Ok(opened)
     }
 
-    /// Model and tokenizer; slots will hold adapters like `disk`.
-    fn base(c: &Config, stream: Stream, folder: PathBuf, full: bool, disk: Option<&adapter::Adapter>) -> Result<Opened> {
+    /// Model and tokenizer, which may be open already; slots will hold adapters like `disk`.
+    fn base(
+        c: &Config,
+        stream: Stream,
+        folder: PathBuf,
+        full: bool,
+        disk: Option<&adapter::Adapter>,
+        tokenizer: Option<Tokenizer>,
+    ) -> Result<Opened> {
         let dtype = if full { Some(DType::F32) } else { dtype(c, &stream)? };
         let drawn = c.init_from_config.is_some() && stream.host().is_none() && dtype == Some(DType::Bf16);
         let model = match c.init_from_config {
@@ -135,7 +154,7 @@ impl Opened {
                 None => Transformer::load(&stream, &folder, dtype)?,
             },
         };
-        let mut tokenizer = Tokenizer::open(&folder)?;
+        let mut tokenizer = tokenizer.map_or_else(|| Tokenizer::open(&folder), Ok)?;
         fits(&folder, tokenizer.vocab_size(), model.config.vocab_size)?;
         let notes = end_from(&mut tokenizer, &model.config).into_iter().collect();
         Ok(Opened { stream, model: Some(model), tokenizer, folder, policy: Adapter::Off, tune: Tune::Full, notes })
