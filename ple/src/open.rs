@@ -33,7 +33,7 @@ pub fn stream(c: &Config) -> Result<Stream> {
     if c.gemm == Gemm::Library {
         let why = match s.host() {
             Some(_) => "the CPU has no other products than its own",
-            None => "the library multiplies in bf16, and models on this device are in f32",
+            None => "a model leaves no room beside its bf16 activations for the strips that the library reads",
         };
         return Err(Error::Usage(format!("gemm: wanted own on {}: {why}; got library", s.backend().name())));
     }
