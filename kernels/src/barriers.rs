@@ -1,10 +1,12 @@
 //! What would miss a barrier: every barrier, wait, fence and commit of the kernels is taken out of the source, one at a time, and the
-//! room's tests run again on the emulated device. They must fail, or the call stands in `barriers.txt` with the reason why they cannot.
+//! room's tests of that source run again on the emulated device, up to the first that fails. One must, or the call stands in
+//! `barriers.txt` with the reason why none can.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What keeps threads, copies and products in order.
 const CALLS: [&str; 15] = [
@@ -31,9 +33,11 @@ const VOTE: &str = "__syncthreads_or";
 /// One call in a source.
 struct Call {
     room: String,
+    /// Its file's name.
+    file: String,
     /// For the emulated compiler: file as messages name it, line, column, length, what comes instead.
     place: String,
-    /// `file: call`, and which of several such it is.
+    /// `room/file: call`, and which of several such it is.
     name: String,
 }
 
@@ -49,16 +53,15 @@ fn call(text: &str) -> Option<usize> {
 }
 
 fn calls(room: &str, file: &Path, seen: &mut BTreeMap<String, usize>) -> Vec<Call> {
-    let (text, mut short) = (std::fs::read_to_string(file).unwrap(), file.file_name().unwrap().to_string_lossy().into_owned());
-    // Headers bear their room's name, since other rooms include them too.
-    if short.ends_with(".cuh") {
-        short = format!("{room}/{short}");
-    }
+    let (text, own) = (std::fs::read_to_string(file).unwrap(), file.file_name().unwrap().to_string_lossy().into_owned());
+    let full = format!("{room}/{own}");
+    // In messages headers bear their room's name, since other rooms include them too.
+    let short = if own.ends_with(".cuh") { &full } else { &own };
     let mut all = Vec::new();
     for (row, line) in text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//")) {
         for (column, _) in line.char_indices().filter(|(i, _)| !line[..*i].ends_with(|c: char| c.is_alphanumeric() || c == '_')) {
             let Some(length) = call(&line[column..]) else { continue };
-            let name = format!("{short}: {}", line[column..column + length].trim());
+            let name = format!("{full}: {}", line[column..column + length].trim());
             let count = seen.entry(name.clone()).or_default();
             *count += 1;
             // A vote stays one's own.
@@ -67,7 +70,7 @@ fn calls(room: &str, file: &Path, seen: &mut BTreeMap<String, usize>) -> Vec<Cal
                 false => (length, "((void)0)"),
             };
             let place = format!("{short}:{}:{}:{length}:{instead}", row + 1, column + 1);
-            all.push(Call { room: room.into(), place, name: format!("{name} {count}") });
+            all.push(Call { room: room.into(), file: own.clone(), place, name: format!("{name} {count}") });
         }
     }
     all
@@ -92,30 +95,61 @@ fn all() -> Vec<Call> {
     found
 }
 
-/// Whether the room's tests on the emulated device pass without the call at `place` (none: as it is).
-fn passes(room: &str, place: &str) -> bool {
+/// Rooms with kernels that the file is part of: its own, and for a header those that name it.
+fn rooms_with(room: &str, file: &str) -> Vec<String> {
+    let named = format!("\"{room}/{file}\"");
+    let names = |path: &Path| std::fs::read_to_string(path).is_ok_and(|text| text.contains(&named));
+    let sources = |folder: &Path| folder.read_dir().unwrap().any(|f| names(&f.unwrap().path()));
+    let rooms = folder().read_dir().unwrap().map(|f| f.unwrap().path()).filter(|p| p.is_dir());
+    let names = rooms.filter(|p| p.ends_with(room) || sources(p)).map(|p| p.file_name().unwrap().to_string_lossy().into_owned());
+    names.collect()
+}
+
+/// Tests on the emulated device that launch what the file is part of: names say whether they are of the form in bf16.
+fn tests_of<'a>(all: &'a [String], room: &str, file: &str) -> Vec<&'a str> {
+    let bf16 = ["mma.cu", "chunks.cuh"].contains(&file);
+    let of = |room: &String| {
+        let form = !folder().join(room).join("mma.cu").exists() || file == "forest.cuh";
+        let here = format!("{room}::");
+        all.iter()
+            .filter(move |name| name.starts_with(&here) && name.contains("on_cuda") && (form || name.contains("bf16") == bf16))
+    };
+    rooms_with(room, file).iter().flat_map(of).map(String::as_str).collect()
+}
+
+/// Whether these tests pass without the call at `place` (none: as it is).
+fn passes(tests: &[&str], place: &str) -> bool {
+    assert!(!tests.is_empty(), "{place}: no test on the emulated device");
     let cache = tempfile::tempdir().unwrap();
+    let told = cache.path().join("told");
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args([&format!("{room}::"), "--test-threads=1"])
+        .args(["--exact", "--test-threads=1", "--nocapture"])
+        .args(tests)
         .env("EMULATOR_DELETE", place)
         .env("PLE_CACHE", cache.path())
         .env_remove("PLE_LONG")
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(std::fs::File::create(&told).unwrap())
         .spawn()
         .unwrap();
-    let start = Instant::now();
-    while child.try_wait().unwrap().is_none() {
-        if start.elapsed() > Duration::from_secs(300) {
-            child.kill().unwrap();
+    let (lines, said) = std::sync::mpsc::channel();
+    let out = BufReader::new(child.stdout.take().unwrap());
+    std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| lines.send(line)));
+    let mut text = String::new();
+    // A test that hangs has missed it too.
+    while let Ok(line) = said.recv_timeout(Duration::from_secs(120)) {
+        text += &line;
+        if line.ends_with("FAILED") && !place.is_empty() {
+            break;
         }
-        std::thread::sleep(Duration::from_millis(20));
     }
-    let out = child.wait_with_output().unwrap();
-    let text = String::from_utf8_lossy(&out.stdout);
-    assert!(text.contains("on_cuda"), "{room} has no test on the emulated device");
-    assert!(!text.contains("nvrtcCompileProgram failed"), "{room} without {place} is no program: {text}");
-    out.status.success()
+    // Nothing more is wanted of it, and it may have ended.
+    let passed = text.contains("test result: ok") && child.wait().unwrap().success();
+    let _ = child.kill();
+    child.wait().unwrap();
+    let told = std::fs::read_to_string(told).unwrap();
+    assert!(!told.contains("nvrtcCompileProgram failed"), "without {place} this is no program: {told}");
+    passed
 }
 
 /// The checked-in survivors: name and reason.
@@ -145,14 +179,16 @@ fn on_cuda_every_barrier_is_missed_when_it_is_gone() {
     }
     let (calls, next) = (all(), std::sync::atomic::AtomicUsize::new(0));
     let survivors = std::sync::Mutex::new(Vec::new());
-    let rooms: std::collections::BTreeSet<&String> = calls.iter().map(|c| &c.room).collect();
-    for room in rooms {
-        assert!(passes(room, ""), "{room} fails as it is");
+    let listing = Command::new(std::env::current_exe().unwrap()).args(["--list", "--format=terse"]).output().unwrap();
+    let listing = String::from_utf8(listing.stdout).unwrap();
+    let tests: Vec<String> = listing.lines().filter_map(|line| Some(line.strip_suffix(": test")?.to_string())).collect();
+    for (room, file) in calls.iter().map(|c| (&c.room, &c.file)).collect::<BTreeSet<_>>() {
+        assert!(passes(&tests_of(&tests, room, file), ""), "{room}/{file} fails as it is");
     }
     let work = || {
         while let Some(c) = calls.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
-            let survived = passes(&c.room, &c.place);
-            println!("{} {} ({})", if survived { "SURVIVED" } else { "missed" }, c.name, c.place);
+            let (start, survived) = (std::time::Instant::now(), passes(&tests_of(&tests, &c.room, &c.file), &c.place));
+            println!("{} {} ({}) {:.1?}", if survived { "SURVIVED" } else { "missed" }, c.name, c.place, start.elapsed());
             if survived {
                 survivors.lock().unwrap().push(c.name.clone());
             }

@@ -19,14 +19,27 @@ pub fn stream() -> Stream {
 }
 
 /// Runs `f` on the emulated CUDA device in each of [`emulator::Mode::PAIRS`] and says which device it was; nothing happens, said
-/// aloud, where there is none.
+/// aloud, where there is none. Under a sanitizer, which sees what is touched and not when, the last of them has to do.
 pub fn on_cuda<E: std::fmt::Debug>(room: &str, f: impl Fn(&Stream) -> std::result::Result<(), E>) {
+    with_adders(room, [false; 4], f);
+}
+
+/// The same with both orders in which the tensor cores of the emulated device may add: each meets every laziness, and the random order
+/// of warps is the hostile adder's.
+pub fn with_both_adders(room: &str, f: impl Fn(&Stream) -> Result<()>) {
+    with_adders(room, [false, true, true, false], f);
+}
+
+fn with_adders<E: std::fmt::Debug>(room: &str, hostile: [bool; 4], f: impl Fn(&Stream) -> std::result::Result<(), E>) {
     let Some(cuda) = emulator::cuda() else { return };
-    for mode in emulator::Mode::PAIRS {
+    let first = if std::env::var_os("EMULATOR_SANITIZE").is_some() { 3 } else { 0 };
+    for (mode, hostile) in emulator::Mode::PAIRS.into_iter().zip(hostile).skip(first) {
         cuda.mode(mode);
-        println!("room {room} cuda:0 (emulated) {mode}");
+        cuda.hostile(hostile);
+        println!("room {room} cuda:0 (emulated) {mode}{}", if hostile { ", hostile adders" } else { "" });
         f(&cuda.stream).unwrap();
     }
+    cuda.hostile(false);
 }
 
 /// Activations on a device, in f32 or in bf16.

@@ -1,6 +1,6 @@
 //! bf16 activations in the whole model on the emulated CUDA device, beside the CPU in f32 on the same weights.
 
-use super::cuda::{Run, STEPS, examples, run};
+use super::cuda::{FEW, Run, STEPS, examples, run};
 use anyhow::{Context, Result, ensure};
 use model::adapter::Adapter as HostAdapter;
 use model::{Adapter, Batch, Keep, Lora, Transformer, Tune};
@@ -47,12 +47,11 @@ fn farthest(got: &[f64], want: &[f64]) -> f64 {
     got.iter().zip(want).map(|(g, w)| (g - w).abs()).fold(0.0, f64::max)
 }
 
-/// The run of `cuda.rs` from a base in bf16, which the CPU widens: near the CPU's, and the same bits in every mode. Allocations and waits
-/// are counted there.
+/// The run of `cuda.rs` from a base in bf16, which the CPU widens: near the CPU's. Allocations and waits are counted there.
 #[test]
 fn on_cuda_ten_steps_in_bf16_are_the_cpu_s_within_tolerance() -> Result<()> {
     let Some(cuda) = emulator::cuda() else { return Ok(()) };
-    for (scale, modes) in [(1.0, &emulator::Mode::PAIRS[..]), (TAME, &emulator::Mode::PAIRS[3..])] {
+    for (scale, mode) in [(1.0, emulator::Mode::PAIRS[2]), (TAME, emulator::Mode::PAIRS[3])] {
         let [exact, rounded] = [DType::F32, DType::Bf16].map(|stored| tiny::scaled(&tiny::config(false), stored, scale));
         let (exact, rounded) = (exact?, rounded?);
         let cpu_run = |folder: &Path| run(cpu().backend(), folder, Tune::Lora(0), DType::F32, STEPS);
@@ -63,21 +62,30 @@ fn on_cuda_ten_steps_in_bf16_are_the_cpu_s_within_tolerance() -> Result<()> {
             own.0, own.1
         ));
         ensure!(losses(&want)[STEPS - 1] < 0.8 * losses(&want)[0], "the CPU's run learns nothing: {:?}", losses(&want));
-        let mut first: Option<Run> = None;
-        for mode in modes {
-            cuda.mode(*mode);
-            let start = std::time::Instant::now();
-            let got = run(cuda.stream.backend(), rounded.path(), Tune::Lora(0), DType::Bf16, STEPS)?;
-            let (worst, (far, cosine)) = (farthest(&losses(&got), &losses(&want)), apart(&values(&got), &values(&want)));
-            let took = start.elapsed().as_secs_f64();
-            say(&format!(
-                "  cuda:0 (emulated) {mode}: bf16, {STEPS} steps in {took:.1} s, loss off by {worst:.1e}, adapter by {far:.1e} (cosine {cosine:.6})"
-            ));
-            ensure!(worst <= LOGP, "{mode}: losses {:?}, the CPU's {:?}", losses(&got), losses(&want));
-            ensure!(far <= TIMES * own.0, "{mode}: the adapter is off by {far} of its norm, by rounded weights {}", own.0);
-            ensure!(first.as_ref().is_none_or(|first| *first == got), "{mode}: another run than the first mode's");
-            first = first.or(Some(got));
-        }
+        cuda.mode(mode);
+        let start = std::time::Instant::now();
+        let got = run(cuda.stream.backend(), rounded.path(), Tune::Lora(0), DType::Bf16, STEPS)?;
+        let (worst, (far, cosine)) = (farthest(&losses(&got), &losses(&want)), apart(&values(&got), &values(&want)));
+        let took = start.elapsed().as_secs_f64();
+        say(&format!(
+            "  cuda:0 (emulated) {mode}: bf16, {STEPS} steps in {took:.1} s, loss off by {worst:.1e}, adapter by {far:.1e} (cosine {cosine:.6})"
+        ));
+        ensure!(worst <= LOGP, "{mode}: losses {:?}, the CPU's {:?}", losses(&got), losses(&want));
+        ensure!(far <= TIMES * own.0, "{mode}: the adapter is off by {far} of its norm, by rounded weights {}", own.0);
+    }
+    Ok(())
+}
+
+#[test]
+fn on_cuda_steps_in_bf16_are_the_same_in_every_mode() -> Result<()> {
+    let Some(cuda) = emulator::cuda() else { return Ok(()) };
+    let folder = tiny::scaled(&tiny::config(false), DType::Bf16, 1.0)?;
+    let mut first: Option<Run> = None;
+    for mode in emulator::Mode::PAIRS {
+        cuda.mode(mode);
+        let got = run(cuda.stream.backend(), folder.path(), Tune::Lora(0), DType::Bf16, FEW)?;
+        ensure!(first.as_ref().is_none_or(|first| *first == got), "{mode}: another run than the first mode's");
+        first = first.or(Some(got));
     }
     Ok(())
 }

@@ -75,7 +75,6 @@ UNROLL
       for (u32 j = 0; j < 4; j++)
         slopes(acc[i][j], dp[i][j], top[i], sum[i], deltas[i], params, &dt[column + 16 * j][row + 16 * i]);
     }
-    __syncthreads();
     extend(dq, tiles, dt, KEYS, columns, from, to, [&](u32 c, u32 s) { return key(s, 0, first_column + c); });
   }
 UNROLL
@@ -115,7 +114,7 @@ UNROLL
         float value = delta(dout + own, out + own, a.d, there);
         if (column == 0) top[line] = there ? (float)m[own / a.d] : 0.0f, sum[line] = there ? l[own / a.d] : 1.0f, deltas[line] = value;
       }
-      __syncthreads();
+      // They are read after the chains, which have barriers.
       float acc[4][4] = {}, dp[4][4] = {};
       chain(acc, tiles, a.d, keys.count, part.count, [&](u32 r, u32 i) { return qkv[key(r, 0) + i]; },
             [&](u32 c, u32 i) { return qkv[at(part, group, c, width, a.d) + i]; });
@@ -136,7 +135,6 @@ UNROLL
           p[c][row + 16 * i] = slopes(acc[i][j], dp[i][j], top[c], sum[c], deltas[c], params, &dt[c][row + 16 * i]);
         }
       }
-      __syncthreads();
       extend(dk, tiles, dt, part.count, columns, from, to,
              [&](u32 c, u32 e) { return qkv[at(part, group, e, width, a.d) + first_column + c]; });
       extend(dv, tiles, p, part.count, columns, from, to,

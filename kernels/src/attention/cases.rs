@@ -11,9 +11,10 @@ const LEN: usize = 5;
 const SHAPES: [(usize, usize, usize, f32, u32); 4] =
     [(2, 1, 16, 0.0, 0), (4, 2, 48, 0.0, 0), (1, 1, 64, 30.0, 0), (3, 3, 20, 0.0, 3)];
 
-/// Forward, and forward with backward: over sequences that know nothing of each other, and over a forest that shares prompts.
+/// Forward, and forward with backward: over sequences that know nothing of each other, one for every four rows, and over a forest that
+/// shares prompts.
 pub fn cases(rows: &[usize], seed: u64) -> Vec<Case> {
-    rows.iter().enumerate().flat_map(|(i, &n)| shape(i, seed + 8 * i as u64, n)).collect()
+    rows.iter().enumerate().flat_map(|(i, &n)| shape(i, seed + 8 * i as u64, n / 4 + 1)).collect()
 }
 
 fn shape(i: usize, seed: u64, n: usize) -> Vec<Case> {

@@ -52,7 +52,6 @@ UNROLL
       old[i] = joined.old, by[i] = joined.by;
     }
   }
-  __syncthreads();
   extend(block_o, tiles, w, KEYS, columns, from, to, value);
 UNROLL
   for (u32 i = 0; i < 4; i++)

@@ -13,8 +13,6 @@ use runtime::{Buffer, DType, Isa, Result, Stream, View};
 mod bf16;
 mod library;
 
-pub(crate) use bf16::with_both_adders;
-
 /// Reproducible values in [−1, 1).
 pub(crate) fn values(len: usize, seed: u32) -> Vec<f32> {
     let mut state = seed.wrapping_mul(2654435761) ^ 0x9e37_79b9;

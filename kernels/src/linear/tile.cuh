@@ -31,6 +31,7 @@ __device__ void chain(float (&acc)[4][4], Tiles &t, u32 count, u32 rows, u32 col
 __device__ u32 rest(u32 n, u32 from) { return n - from < TILE ? n - from : TILE; }
 
 // The same with the left operand in shared memory, over the links of each row's own span: fma(left[link][row], right(column, link)).
+// What `left` was filled with just before, and nobody reads until then, is there after the first barrier in here.
 template <class Right>
 __device__ void extend(float (&acc)[4][4], Tiles &t, const float (&left)[TILE][TILE + 1], u32 links, u32 columns, const u32 (&from)[4],
                        const u32 (&to)[4], Right right) {

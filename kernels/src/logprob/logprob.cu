@@ -97,7 +97,6 @@ UNROLL
         }
       }
       if (!way) continue;
-      __syncthreads();
       for (u32 k = 0; k < a.c; k += TILE) {
         u32 columns = rest(a.c, k);
         float u[4][4] = {};
@@ -193,7 +192,6 @@ UNROLL
     }
 UNROLL
     for (u32 i = 0; i < 4; i++) from[i] = 0, to[i] = row + 16 * i < ids ? count : 0;
-    __syncthreads();
     for (u32 k = 0; k < a.c; k += TILE) {
       u32 columns = rest(a.c, k);
       float dw[4][4] = {};

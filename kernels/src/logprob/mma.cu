@@ -80,7 +80,8 @@ UNROLL
          });
 }
 
-// sums(r) [c] = or, if `on`, += factors times right(k), for the lines that `sums` has a row for.
+// sums(r) [c] = or, if `on`, += factors times right(k), for the lines that `sums` has a row for. Factors that were just put are there
+// after the first barrier in here.
 template <class Right, class Sums>
 __device__ void extend(Room &room, u32 c, const u16 *aligned, bool on, Right right, Sums sums) {
   u32 lane = threadIdx.x % 32, down = threadIdx.x / 128 * 32, across = threadIdx.x / 32 % 4 * 16, blocks = (c + 63) / 64;
@@ -180,8 +181,8 @@ UNROLL
         if (line == column_of(j, e % 2) && target[line] < a.v) z[line] = acc[i][j][e];
       }
   __syncthreads();
+  // Others read it after a product, which has barriers, here and where the second pass begins.
   if (own < LINES) reference[own] = squash(z[own], scaling, &capped);
-  __syncthreads();
   bool far = false;
   // The second pass, if any entry asks for it, is the second form of those that do.
   for (u32 pass = 0; pass < 2; pass++) {
@@ -227,9 +228,7 @@ UNROLL
       active[own] = far;
       if (far) reference[own] = top[own], sum[own] = 0.0f;
     }
-    __syncthreads();
   }
-  __syncthreads();
   if (own < count) {
     float zt = squash(z[own], scaling, &capped);
     logp[first + own] = far ? (zt - top[own]) - law_log(sum[own]) : -law_log1p(sum[own]);
@@ -283,7 +282,6 @@ UNROLL
 UNROLL
         for (u32 h = 0; h < 2; h++) put(room, line_of(i, h), column_of(j, 0), d[i][h][0], d[i][h][1]);
     }
-    __syncthreads();
     extend(room, a.c, x, true, entry, [&](u32 r) { return id + r < a.v ? dhead + (u64)(id + r) * dhead_ld : nullptr; });
   }
 }

@@ -1,8 +1,8 @@
 //! Accuracy against f64, and bits against LAW A2, A4 and A6 written out.
 
 use super::{Kept, Scaling, backward, backward_weight, forward, of_logits, reference};
-use crate::check::{Acts, held, on_cuda, rounded, within};
-use crate::linear::tests::{Case, Packed, close, fixture, nans, same, streams, values, with_both_adders};
+use crate::check::{Acts, held, on_cuda, rounded, with_both_adders, within};
+use crate::linear::tests::{Case, Packed, close, fixture, nans, same, streams, values};
 use crate::linear::{self, Part};
 use crate::weight::{self, Layout, Weight};
 use runtime::{Buffer, DType, Isa, Result, Stream, View};
@@ -260,7 +260,10 @@ fn on_cuda_as_on_the_cpu() {
     let problems = [
         Problem::new(70, 13, 9, 300, DType::F32, PLAIN),
         Problem::new(7, 7, 70, 45, DType::Bf16, CAPPED),
-        far(Problem::new(30, 20, 12, 270, DType::F16, PLAIN)),
+        // So few that some lanes of a block have no entry, which must not stop before the others.
+        far(Problem::new(14, 20, 12, 270, DType::F16, PLAIN)),
+        // More entries than a block looks through at once.
+        Problem::new(300, 7, 2, 5, DType::F32, PLAIN),
         Problem::new(1, 1, 1, 1, DType::F32, PLAIN),
         Problem::new(0, 3, 8, 40, DType::F32, PLAIN),
     ];

@@ -160,6 +160,10 @@ impl fmt::Display for Row {
 
 /// Runs a room's cases on the device. Errors are the device's own; what is wrong with a result stands in the row.
 pub fn run(room: &Room, s: &Stream, effort: Effort, seed: u64) -> Result<Row> {
+    check(room, (room.cases)(effort.rows, seed), s, effort.repeats)
+}
+
+fn check(room: &Room, cases: Vec<Case>, s: &Stream, repeats: usize) -> Result<Row> {
     let mut row = Row {
         room: room.name,
         device: device(s),
@@ -173,12 +177,12 @@ pub fn run(room: &Room, s: &Stream, effort: Effort, seed: u64) -> Result<Row> {
         failures: Vec::new(),
     };
     let portable = Stream::cpu(1, Isa::portable());
-    for case in (room.cases)(effort.rows, seed) {
+    for case in cases {
         if room.stored != F32 && s.host().is_some() {
             row.absent += 1;
             continue;
         }
-        match frame::check(&case, s, &portable, effort.repeats, &mut row) {
+        match frame::check(&case, s, &portable, repeats, &mut row) {
             Err(Error::Unsupported { .. }) => row.absent += 1,
             other => other?,
         }

@@ -42,10 +42,13 @@ public:
       stack = static_cast<char *>(map);
       mprotect(stack, GUARD, PROT_NONE);
       bottom = stack + GUARD, size = STACK - GUARD;
+      static size_t made = 0;
+      shift = made++ * 17 * 64 % (32 << 10);
       if (__tsan_create_fiber) detector = __tsan_create_fiber(0);
     }
     sanitizers::allow(bottom, size);
-    void **top = reinterpret_cast<void **>(stack + STACK - 16);
+    // Stacks lie a power of two apart; without a shift of its own all of them would share a few lines of the caches.
+    void **top = reinterpret_cast<void **>(stack + STACK - 16 - shift);
     *--top = nullptr;  // where `entry` would return to
     *--top = reinterpret_cast<void *>(entry);
     for (int kept = 0; kept < 6; kept++) *--top = nullptr;
@@ -75,6 +78,6 @@ private:
   char *stack = nullptr;
   void *pointer = nullptr, *detector = nullptr, *fake = nullptr;
   const void *bottom = nullptr;
-  size_t size = 0;
+  size_t size = 0, shift = 0;
 };
 }  // namespace simt

@@ -46,8 +46,8 @@ std::string without(std::string source) {
 std::string sanitized() {
   const char *which = getenv("EMULATOR_SANITIZE");
   if (!which || !*which) return "";
-  if (!strcmp(which, "thread")) return " -g1 -fsanitize=thread";
-  return " -g1 -fsanitize=address,undefined -fno-sanitize-recover=all -fsanitize-sections=simt_shared -fno-omit-frame-pointer";
+  if (!strcmp(which, "thread")) return " -O1 -g1 -fsanitize=thread";
+  return " -O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all -fsanitize-sections=simt_shared -fno-omit-frame-pointer";
 }
 
 // The table that the driver's stand-in asks for, made from the source's `__global__ void NAME(`.
@@ -95,8 +95,8 @@ API nvrtcCompileProgram(void *p, int count, const char *const *options) {
   if (!mkdtemp(folder.data())) return INVALID_INPUT;
   std::string source = folder + "/kernels.cpp", image = folder + "/kernels.so", log = folder + "/log";
   std::ofstream(source) << "#include \"simt.hpp\"\n#line 1 \"kernels.cu\"\n" << without(program.source) << table(program.source);
-  std::string command = EMULATOR_CXX " -std=c++17 -O2 -fPIC -shared -fvisibility=hidden -fno-strict-aliasing -ffp-contract=off -fno-fast-math "
-                        "-Wall -Wextra -Wno-unused-function -Wno-psabi -Werror -I'" EMULATOR_HOST "'" + std::string(*deleted() ? " -w" : "") + (fused() ? " -mavx2 -mfma" : "") + sanitized() + flags + " -o '" + image + "' '" + source + "' > '" + log + "' 2>&1";
+  std::string command = EMULATOR_CXX " " EMULATOR_FLAGS " -O2 -shared -Wall -Wextra -Wno-unused-function -Wno-psabi -Werror "
+                        "-I'" EMULATOR_MADE "' -I'" EMULATOR_HOST "'" + std::string(*deleted() ? " -w" : "") + (fused() ? " -mavx2 -mfma" : "") + sanitized() + flags + " -o '" + image + "' '" + source + "' > '" + log + "' 2>&1";
   unsetenv("LD_PRELOAD");  // a sanitizer is loaded by now, and the compiler needs none
   int status = system(command.c_str());
   program.log = read(log);

@@ -14,6 +14,7 @@ public:
   Runtime runtime{};
 
   Scheduler() {
+    threads.reserve(1024);  // of a block at most; fibers never move
     runtime.barrier = [](unsigned number, unsigned count, bool vote, const Place &at) { return self->barrier(number, count, vote, at); };
     runtime.warp = [](unsigned mask, void *operands, Collective f, const Place &at) { self->collective(mask, operands, f, at); };
     runtime.issue = [](Later kind, std::function<void()> work) { self->issue(kind, std::move(work)); };
@@ -34,7 +35,7 @@ public:
     this->entry = &entry, this->args = args, this->order = order;
     runtime.block = block;
     unsigned n = runtime.block_size.x;
-    if (threads.size() < n) threads.resize(n);
+    while (threads.size() < n) threads.emplace_back();
     count = live = n, runnable = idle = 0, error.clear(), spinning.clear(), flying.clear();
     warps.assign((n + 31) / 32, Warp{});
     for (Barrier &b : barriers) b = Barrier{};
@@ -53,12 +54,11 @@ public:
   }
 
 private:
-  enum class State { Ready, Waiting, Done };
   using Group = std::vector<std::function<void()>>;
   struct Thread {
     Fiber fiber;
     unsigned index;
-    State state;
+    bool done;
     Place where;
     bool fenced;
     Group open[LATER];
@@ -73,14 +73,14 @@ private:
   struct Barrier {
     unsigned wanted = 0;
     bool vote = false, answer = false;
-    std::vector<Thread *> arrived;
+    unsigned arrived = 0, lanes[32] = {};  // how many, and which of each warp
   };
   static inline Scheduler *self = nullptr;
 
   const Entry *entry = nullptr;
   void **args = nullptr;
   Order order = Order::Forward;
-  std::deque<Thread> threads;  // never moved
+  std::vector<Thread> threads;
   std::vector<Warp> warps;
   Barrier barriers[16];
   unsigned count = 0, live = 0, runnable = 0;  // bit w of runnable: warp w has a lane that is ready
@@ -96,7 +96,7 @@ private:
 
   void start(unsigned i) {
     Thread &t = threads[i];
-    t.index = i, t.where = {"its start", "", 0}, t.fenced = false;
+    t.index = i, t.where = {"its start", "", 0}, t.fenced = t.done = false;
     for (unsigned kind = 0; kind < LATER; kind++) t.open[kind].clear(), t.groups[kind].clear();
     t.fiber.prepare([] {
       Fiber::arrive();
@@ -104,18 +104,18 @@ private:
       self->entry->call(self->args);
       self->finish();
     });
-    ready(t);
+    ready(i / 32, 1u << i % 32);
   }
 
   void finish() {
     sanitizers::release(&home);
-    current->state = State::Done, live--;
+    current->done = true, live--;
     next(true);
   }
 
-  void ready(Thread &t) {
-    t.state = State::Ready;
-    warps[t.index / 32].ready |= 1u << t.index % 32, runnable |= 1u << t.index / 32;
+  // These lanes of a warp may go on.
+  void ready(unsigned warp, unsigned lanes) {
+    if (lanes) warps[warp].ready |= lanes, runnable |= 1u << warp;
   }
 
   void enter(Thread &t) { current = &t, runtime.thread = {t.index, 0, 0}, runtime.fenced = &t.fenced; }
@@ -178,7 +178,7 @@ private:
   }
 
   void park(const Place &at) {
-    current->state = State::Waiting, current->where = at;
+    current->where = at;
     next();
   }
 
@@ -189,17 +189,16 @@ private:
 
   bool barrier(unsigned number, unsigned wanted, bool vote, const Place &at) {
     Barrier &b = barriers[number];
-    if (!b.arrived.empty() && b.wanted != wanted) fail(text(at) + ": other threads wait for another number of threads");
+    if (b.arrived && b.wanted != wanted) fail(text(at) + ": other threads wait for another number of threads");
     b.wanted = wanted, b.vote |= vote;
     sanitizers::release(&b);
-    if (b.arrived.size() + 1 < wanted) {
-      b.arrived.push_back(current);
+    b.lanes[current->index / 32] |= 1u << current->index % 32;
+    if (++b.arrived < wanted) {
       park(at);
     } else {
-      b.answer = b.vote, b.vote = false;
-      for (Thread *t : b.arrived) ready(*t);
-      b.arrived.clear();
-      ready(*current), next();
+      b.answer = b.vote, b.vote = false, b.arrived = 0;
+      for (unsigned w = 0; w < warps.size(); w++) ready(w, std::exchange(b.lanes[w], 0));
+      next();
     }
     sanitizers::acquire(&b);
     return b.answer;
@@ -210,7 +209,7 @@ private:
     Warp &w = warps[base / 32];
     unsigned exist = count - base >= 32 ? ~0u : (1u << (count - base)) - 1;
     if (mask != ~0u) fail(text(at) + ": only whole warps are emulated");
-    if (w.arrived && (w.f != f || w.where.line != at.line || strcmp(w.where.file, at.file))) fail(divergent(w, lane, at));
+    if (w.arrived && (w.f != f || w.where.line != at.line || (w.where.file != at.file && strcmp(w.where.file, at.file)))) fail(divergent(w, lane, at));
     w.f = f, w.where = at, w.operands[lane] = operands, w.arrived |= 1u << lane;
     sanitizers::release(&w);
     if (w.arrived != exist) return park(at), sanitizers::acquire(&w);
@@ -218,7 +217,7 @@ private:
     sanitizers::acquire(&w);
     f(w.operands);
     sanitizers::release(&w);
-    for (unsigned l = 0; l < 32; l++) if ((exist >> l & 1) && l != lane) ready(threads[base + l]);
+    ready(base / 32, exist & ~(1u << lane));
   }
 
   static std::string divergent(const Warp &w, unsigned lane, const Place &at) {
@@ -242,7 +241,7 @@ private:
     std::string all = "deadlock: ";
     unsigned shown = 0;
     for (unsigned i = 0; i < count; i++)
-      if (threads[i].state == State::Waiting && shown++ < 3) all += "thread " + std::to_string(i) + " waits at " + text(threads[i].where) + "; ";
+      if (!threads[i].done && shown++ < 3) all += "thread " + std::to_string(i) + " waits at " + text(threads[i].where) + "; ";
     return all + std::to_string(count - live) + " of " + std::to_string(count) + " threads are done";
   }
 };

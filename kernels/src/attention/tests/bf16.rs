@@ -3,8 +3,7 @@
 
 use super::law::same;
 use super::*;
-use crate::check::{Acts, held, rounded};
-use crate::linear::tests::with_both_adders;
+use crate::check::{Acts, held, rounded, with_both_adders};
 use runtime::DType::Bf16;
 
 /// Forward and backward: what forward left, and dqkv.

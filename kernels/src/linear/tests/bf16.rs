@@ -2,24 +2,12 @@
 
 use super::{Case, same, values, views};
 use crate::adamw::{Side, Table, Target};
-use crate::check::{Acts, on_cuda, rounded, rounds_once, wide, within};
+use crate::check::{Acts, on_cuda, rounded, rounds_once, wide, with_both_adders, within};
 use crate::linear::reference::{self, Module};
 use crate::linear::{Lora, Part, backward, backward_lora, backward_weight, forward};
 use crate::weight::{self, Layout, TWICE, Weight, strip};
 use half::bf16;
 use runtime::{Buffer, DType::Bf16, DType::F32, Result, Stream, View};
-
-/// Runs `f` with both orders in which the tensor cores of the emulated device may add.
-pub(crate) fn with_both_adders(what: &str, f: impl Fn(&Stream) -> Result<()>) {
-    on_cuda(what, |s| {
-        for hostile in [false, true] {
-            emulator::cuda().unwrap().hostile(hostile);
-            f(s)?;
-        }
-        emulator::cuda().unwrap().hostile(false);
-        Result::Ok(())
-    });
-}
 
 /// Modules in one augmented group, their adapter's f32 in one arena.
 pub(super) struct Loaded<'a> {

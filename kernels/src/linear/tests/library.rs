@@ -1,10 +1,8 @@
 //! The room through the vendor's library, whose stand-in sums in whatever order it likes.
 
-use super::bf16::{
-    Loaded, case, copies, group, outputs, ranks, run_backward, run_forward, run_gradients, tail, with_both_adders,
-};
+use super::bf16::{Loaded, case, copies, group, outputs, ranks, run_backward, run_forward, run_gradients, tail};
 use super::{values, views};
-use crate::check::{Acts, rounded, rounds_once, wide};
+use crate::check::{Acts, rounded, rounds_once, wide, with_both_adders};
 use crate::linear::reference::{self, Module};
 use crate::linear::tests::{Case, same};
 use crate::linear::{Part, library};
