@@ -111,7 +111,7 @@ pub fn family(model_type: &str) -> Result<serde_json::Value> {
     let found = families().into_iter().rev().find(|config| config["model_type"] == model_type);
     let mut config = found.with_context(|| format!("no tiny {model_type}"))?;
     if model_type == "gpt2" {
-        config["n_embd"] = json!(48);
+        (config["n_embd"], config["n_head"]) = (json!(48), json!(3));
     }
     Ok(config)
 }

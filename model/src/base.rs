@@ -270,7 +270,7 @@ impl Base {
         &self.arena
     }
 
-    /// Bytes on the device, copies of a master among them.
+    /// Bytes on the device, a master and its copies among them.
     pub fn bytes(&self) -> usize {
         self.arena.bytes() + self.copies.as_ref().map_or(0, Copies::bytes)
     }

@@ -124,8 +124,9 @@ impl Copies {
         Ok(self.arena.view(region)?)
     }
 
+    /// Bytes on the device.
     pub fn bytes(&self) -> usize {
-        self.arena.bytes()
+        self.arena.bytes() + self.table.bytes()
     }
 
     /// What a step of the optimizer keeps up.
