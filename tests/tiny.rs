@@ -1,7 +1,7 @@
 //! Tiny model folders and adapters, so that law and fault tests need no data: random weights large enough that attention is
 //! sharp, sizes that fill no vector, panel or page evenly.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use model::adapter::{Adapter as HostAdapter, AdapterModule};
 use model::{Adapter, AdapterConfig, Lora, ModuleSpec, Targets, Transformer};
 use runtime::{DType, Stream};
@@ -104,6 +104,16 @@ pub fn families() -> Vec<serde_json::Value> {
         like("gemma2", "Gemma2ForCausalLM", gemma),
         like("gemma3_text", "Gemma3ForCausalLM", gemma3),
     ]
+}
+
+/// The one of `model_type`; GPT-2's heads are as wide as tensor cores take them.
+pub fn family(model_type: &str) -> Result<serde_json::Value> {
+    let found = families().into_iter().rev().find(|config| config["model_type"] == model_type);
+    let mut config = found.with_context(|| format!("no tiny {model_type}"))?;
+    if model_type == "gpt2" {
+        (config["n_embd"], config["n_head"]) = (json!(48), json!(3));
+    }
+    Ok(config)
 }
 
 /// Writes a folder with random weights for a configuration, stored as `dtype`.

@@ -1,14 +1,18 @@
-//! The base weights on the device, in one arena: matrices as the device keeps them, norms and biases in f32.
+//! The base weights on the device, in one arena: matrices as the device keeps them, norms and biases in f32. Where every weight is tuned
+//! beside bf16 activations, all of it is f32, and the matrices have copies in another (`places.rs`).
 
+mod places;
+
+use crate::Result;
 use crate::adapter::Adapter;
 use crate::config::{self, Config, Role, Spec};
 use crate::lora::Tensor;
-use crate::storage::{Held, Storage};
+use crate::storage::{Held, Storage, Trained};
 use crate::weights::Checkpoint;
-use crate::{Error, Result};
-use kernels::sample;
 use kernels::weight::{self, Weight};
-use runtime::{Arena, DType, Plan, Region, Stream};
+use kernels::{adamw, sample};
+use places::{Copies, Places, place};
+use runtime::{Arena, DType, Region, Stream};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -18,12 +22,14 @@ const FIRST_ORDINAL: u32 = 1 << 16;
 /// A matrix `[n, k]` and its bias.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Matrix {
-    /// Its own, or that of its group.
+    /// Its own, or that of its group: what is trained of it under full tuning, and where its gradient lies in an arena of the same layout.
     pub weight: Region,
     pub bias: Option<Region>,
     pub n: usize,
     pub k: usize,
     held: Held,
+    /// What the rooms read if `weight` is a master.
+    copy: Option<(Region, Held)>,
 }
 
 /// A norm's weight `[C]`, and its bias if it is a LayerNorm.
@@ -54,6 +60,7 @@ pub(crate) struct Layer {
 #[derive(Debug)]
 pub struct Base {
     arena: Arena,
+    copies: Option<Copies>,
     pub(crate) storage: Storage,
     pub(crate) embedding: Matrix,
     /// `[P, C]` of learned positions.
@@ -71,16 +78,6 @@ pub struct Base {
     modules: usize,
     /// Paths of all modules -> layer and module.
     paths: BTreeMap<String, (usize, usize)>,
-}
-
-/// Where a tensor lies in the arena: a layer's modules come before its later norms. Gradient norms and fresh weights count in it.
-fn place(role: Role) -> (usize, bool) {
-    match role {
-        Role::Embedding | Role::Positions => (0, false),
-        Role::Norm(layer, which) | Role::NormBias(layer, which) => (layer + 1, which > 0),
-        Role::HeadNorm(layer, _) | Role::Weight(layer, _) | Role::Bias(layer, _) => (layer + 1, false),
-        Role::FinalNorm | Role::FinalNormBias | Role::Score | Role::Head => (usize::MAX, false),
-    }
 }
 
 /// Row-major [rows, columns] elements of `size` bytes as [columns, rows].
@@ -104,67 +101,24 @@ fn stored_as(values: &[f32], dtype: DType) -> Vec<u8> {
     }
 }
 
-/// Regions of an arena that is being planned, and what they hold, by role.
-struct Places(BTreeMap<Role, (Region, Held)>);
-
-impl Places {
-    fn get(&self, role: Role) -> Result<Region> {
-        Ok(self.at(role)?.0)
-    }
-
-    fn at(&self, role: Role) -> Result<(Region, Held)> {
-        self.0.get(&role).copied().ok_or_else(|| Error::Batch(format!("the model has no {role:?}")))
-    }
-
-    fn matrix(&self, specs: &[Spec], weight: Role, bias: Option<Role>) -> Result<Matrix> {
-        let [n, k] = specs.iter().find(|s| s.role == weight).map_or([0, 0], |s| s.here);
-        let (weight, held) = self.at(weight)?;
-        Ok(Matrix { weight, bias: bias.and_then(|b| self.get(b).ok()), n, k, held })
-    }
-
-    fn norm(&self, weight: Role, bias: Role) -> Result<Norm> {
-        Ok(Norm { weight: self.get(weight)?, bias: self.get(bias).ok() })
-    }
-
-    fn layer(&self, specs: &[Spec], layer: usize, modules: usize) -> Result<Layer> {
-        let norm = |which| self.norm(Role::Norm(layer, which), Role::NormBias(layer, which));
-        let module = |m| self.matrix(specs, Role::Weight(layer, m), Some(Role::Bias(layer, m)));
-        let heads = [0, 1].map(|i| self.get(Role::HeadNorm(layer, i)).ok());
-        Ok(Layer {
-            input_norm: norm(0)?,
-            attention_norm: norm(1).ok(),
-            middle_norm: norm(2)?,
-            mlp_norm: norm(3).ok(),
-            head_norms: heads[0].zip(heads[1]).map(|(q, k)| [q, k]),
-            modules: (0..modules).map(module).collect::<Result<_>>()?,
-        })
-    }
-}
-
 impl Base {
     /// Plans and allocates the weights without filling them.
     fn allocate(s: &Stream, c: &Config, storage: Storage, dtype: &dyn Fn(&str) -> Result<DType>) -> Result<Base> {
-        let (mut plan, mut specs) = (Plan::default(), c.specs());
+        let mut specs = c.specs();
         specs.sort_by_key(|spec| place(spec.role));
-        let (mut tensors, mut places) = (Vec::with_capacity(specs.len()), Places(BTreeMap::new()));
-        for Spec { name, role, here: [n, k], .. } in &specs {
-            let held = storage.held(*role, *n);
-            let first = |layer, module| Role::Weight(layer, storage.group(layer, module).0.start);
-            let region = match *role {
-                Role::Weight(layer, module) if !held.leads() => places.get(first(layer, module))?,
-                role if role.matrix() => plan.region(held.len(*k), dtype(name)?),
-                _ => plan.region(*k, DType::F32),
-            };
-            tensors.push(Tensor { name: name.clone(), region, shape: [*n, *k] });
-            places.0.insert(*role, (region, held));
-        }
+        let places = Places::new(&specs, &storage, dtype)?;
+        let tensor = |Spec { name, role, here, .. }: &Spec| -> Result<Tensor> {
+            Ok(Tensor { name: name.clone(), region: places.get(*role)?, shape: *here })
+        };
+        let tensors = specs.iter().map(tensor).collect::<Result<_>>()?;
         let modules = c.modules();
         let each = modules.len() / c.num_hidden_layers.max(1);
         let paths = modules.into_iter().enumerate().map(|(i, m)| (m.path, (i / each.max(1), i % each.max(1)))).collect();
         let embedding = places.matrix(&specs, Role::Embedding, None)?;
         let head = if c.tie_word_embeddings { Some(embedding) } else { places.matrix(&specs, Role::Head, None).ok() };
         Ok(Base {
-            arena: Arena::new(s, plan.bytes())?,
+            arena: Arena::new(s, places.plan.bytes())?,
+            copies: places.copies(s, &specs)?,
             storage,
             embedding,
             positions: places.matrix(&specs, Role::Positions, None).ok(),
@@ -180,18 +134,24 @@ impl Base {
     }
 
     /// Loads a checkpoint. Matrices keep the file's storage type unless `dtype` says otherwise (f32 widens exactly). In bf16 on a device
-    /// adapters must be `like` the one that is given here.
-    pub fn load(s: &Stream, c: &Config, checkpoint: &Checkpoint, dtype: Option<DType>, like: Option<&Adapter>) -> Result<Base> {
+    /// nothing else can be trained than what is said here.
+    pub(crate) fn load(
+        s: &Stream,
+        c: &Config,
+        checkpoint: &Checkpoint,
+        dtype: Option<DType>,
+        trained: Trained<'_>,
+    ) -> Result<Base> {
         checkpoint.check(&c.tensors())?;
         let stored = |name: &str| Ok(dtype.unwrap_or(checkpoint.tensor(name)?.dtype));
-        let base = Base::allocate(s, c, Storage::new(s, c, dtype, like), &stored)?;
+        let base = Base::allocate(s, c, Storage::new(s, c, dtype, trained), &stored)?;
         base.fill(s, checkpoint)?;
         Ok(base)
     }
 
-    /// Loads a checkpoint, that has been checked, without its LM head and with this scalar head `[C]`.
-    pub fn headed(s: &Stream, c: &Config, checkpoint: &Checkpoint, dtype: DType, score: &[f32]) -> Result<Base> {
-        let base = Base::allocate(s, c, Storage::new(s, c, Some(dtype), None), &|_| Ok(dtype))?;
+    /// Loads a checkpoint, that has been checked, without its LM head and with this scalar head `[C]`, for full tuning.
+    pub(crate) fn headed(s: &Stream, c: &Config, checkpoint: &Checkpoint, dtype: DType, score: &[f32]) -> Result<Base> {
+        let base = Base::allocate(s, c, Storage::new(s, c, Some(dtype), Trained::Weights), &|_| Ok(dtype))?;
         base.fill_but(s, checkpoint, Some(Role::Score))?;
         if let Some(head) = base.score {
             base.arena.view(head)?.write(s, score)?;
@@ -224,12 +184,25 @@ impl Base {
             let turned = spec.transposed.then(|| transposed(bytes, [k, n], view.dtype().size()));
             weight::load(s, self.of(t, spec)?, turned.as_deref().unwrap_or(bytes))?;
         }
-        Ok(())
+        self.copy(s)
     }
 
-    /// Fresh f32 weights: matrices uniform with standard deviation 0.02 (LAW "init": tensor ordinal in the counter), norms 1, biases 0.
-    pub fn fresh(s: &Stream, c: &Config, seed: u64) -> Result<Base> {
-        let base = Base::allocate(s, c, Storage::new(s, c, None, None), &|_| Ok(DType::F32))?;
+    /// Writes the copies of the master, where there is one.
+    fn copy(&self, s: &Stream) -> Result<()> {
+        self.copies()?.map_or(Ok(()), |copies| Ok(copies.write(s, self.arena.flat())?))
+    }
+
+    /// The copies that a step of the optimizer over [`Base::arena`] has to keep up.
+    pub(crate) fn copies(&self) -> Result<Option<adamw::Copies<'_>>> {
+        self.copies.as_ref().map(Copies::kept).transpose()
+    }
+
+    /// Fresh f32 weights for full tuning, with copies where a device computes in `dtype`: matrices uniform with standard deviation 0.02
+    /// (LAW "init": tensor ordinal in the counter), norms 1, biases 0.
+    pub(crate) fn fresh(s: &Stream, c: &Config, dtype: DType, seed: u64) -> Result<Base> {
+        let storage = Storage::new(s, c, Some(dtype), Trained::Weights);
+        let acts = storage.acts;
+        let base = Base::allocate(s, c, storage, &|_| Ok(acts))?;
         let key = sample::key(seed, sample::Tag::Init);
         let bound = 0.02 * 3f32.sqrt();
         base.sow(s, c, &|ordinal, count| {
@@ -244,8 +217,8 @@ impl Base {
     }
 
     /// Weights of no checkpoint, for measuring speed: every matrix repeats these values from their beginning, norms are 1, biases 0.
-    pub fn repeating(s: &Stream, c: &Config, dtype: DType, like: &Adapter, values: &[f32]) -> Result<Base> {
-        let base = Base::allocate(s, c, Storage::new(s, c, Some(dtype), Some(like)), &|_| Ok(dtype))?;
+    pub(crate) fn repeating(s: &Stream, c: &Config, dtype: DType, like: &Adapter, values: &[f32]) -> Result<Base> {
+        let base = Base::allocate(s, c, Storage::new(s, c, Some(dtype), Trained::Adapter(like)), &|_| Ok(dtype))?;
         let block = stored_as(values, dtype);
         base.sow(s, c, &|_, count| {
             let mut bytes = block.repeat((count * dtype.size()).div_ceil(block.len().max(1)));
@@ -266,7 +239,7 @@ impl Base {
                 self.arena.view(t.region)?.write(s, &vec![one; t.region.len()])?;
             }
         }
-        Ok(())
+        self.copy(s)
     }
 
     /// Writes `model.safetensors` in f32 with Hugging Face's names and layout. Weights that are not finite are an error.
@@ -292,14 +265,24 @@ impl Base {
         crate::weights::write_finite(&folder.join("model.safetensors"), &tensors)
     }
 
-    /// Where everything lies.
+    /// Where everything lies but copies of a master.
     pub fn arena(&self) -> &Arena {
         &self.arena
+    }
+
+    /// Bytes on the device, a master and its copies among them.
+    pub fn bytes(&self) -> usize {
+        self.arena.bytes() + self.copies.as_ref().map_or(0, Copies::bytes)
     }
 
     /// Every tensor in arena order. Matrices are laid out as the device keeps them; those of a group share their region.
     pub fn tensors(&self) -> &[Tensor] {
         &self.tensors
+    }
+
+    /// Whether all of it is f32, which is what can be tuned.
+    pub(crate) fn tunable(&self) -> Result<bool> {
+        self.tensors.iter().try_fold(true, |all, t| Ok(all && self.arena.view(t.region)?.dtype() == DType::F32))
     }
 
     /// L.
@@ -328,13 +311,18 @@ impl Base {
         self.tensors.iter().map(|t| t.shape[0] * t.shape[1]).sum()
     }
 
-    /// A tensor that is a matrix.
+    /// A tensor that is a matrix, where it is loaded and saved.
     fn of(&self, t: &Tensor, spec: &Spec) -> Result<Weight<'_>> {
-        let [n, k] = t.shape;
-        self.storage.held(spec.role, n).weight(self.arena.view(t.region)?, k)
+        let ([n, k], storage) = (t.shape, &self.storage);
+        let held = if storage.master { storage.alone(n) } else { storage.held(spec.role, n) };
+        held.weight(self.arena.view(t.region)?, k)
     }
 
+    /// A matrix as the rooms read it.
     pub(crate) fn weight(&self, m: &Matrix) -> Result<Weight<'_>> {
-        m.held.weight(self.arena.view(m.weight)?, m.k)
+        match (&m.copy, &self.copies) {
+            (Some((region, held)), Some(copies)) => held.weight(copies.view(*region)?, m.k),
+            _ => m.held.weight(self.arena.view(m.weight)?, m.k),
+        }
     }
 }

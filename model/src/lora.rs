@@ -153,7 +153,7 @@ impl Lora {
     }
 
     /// Its copies in the base's strips; None where the base has none.
-    pub(crate) fn strips<'a>(&'a self, base: &'a Base) -> Result<Option<adamw::Strips<'a>>> {
+    pub(crate) fn copies<'a>(&'a self, base: &'a Base) -> Result<Option<adamw::Copies<'a>>> {
         Ok(self.copies.as_ref().map(|table| table.over(base.arena().flat())).transpose()?)
     }
 

@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::config::ModuleSpec;
 use crate::lora::{Lora, Tensor};
 use crate::rotary::Rotary;
+use crate::storage::Trained;
 use crate::weights::Checkpoint;
 use crate::{Batch, Error, Result};
 use kernels::{adamw, attention, linear, logprob};
@@ -48,7 +49,7 @@ pub enum Head<'a> {
 pub enum Tune {
     /// An adapter slot.
     Lora(u8),
-    /// Every weight of the base (f32).
+    /// Every weight of the base, in f32 or over an f32 master.
     Full,
 }
 
@@ -102,12 +103,17 @@ pub struct Transformer {
     pub(crate) groups: [Range<usize>; 4],
 }
 
+/// The storage that full tuning computes in: f32, or bf16 on a device.
+fn tunable(s: &Stream, dtype: DType) -> DType {
+    if s.host().is_none() && dtype == DType::Bf16 { DType::Bf16 } else { DType::F32 }
+}
+
 impl Transformer {
     /// Loads a Hugging Face folder. `dtype` None keeps the file's storage types.
     pub fn load(s: &Stream, folder: &Path, dtype: Option<DType>) -> Result<Transformer> {
         let config = Config::from_folder(folder)?;
         let checkpoint = Checkpoint::open(folder)?;
-        let base = Base::load(s, &config, &checkpoint, dtype, None)?;
+        let base = Base::load(s, &config, &checkpoint, dtype, Trained::Nothing)?;
         Ok(Transformer::with(config, base))
     }
 
@@ -115,27 +121,36 @@ impl Transformer {
     /// to know beforehand. In bf16 on a device, activations are bf16; everywhere else this is [`Transformer::load`].
     pub fn load_for(s: &Stream, folder: &Path, dtype: Option<DType>, like: &adapter::Adapter) -> Result<Transformer> {
         let config = Config::from_folder(folder)?;
-        let base = Base::load(s, &config, &Checkpoint::open(folder)?, dtype, Some(like))?;
+        let base = Base::load(s, &config, &Checkpoint::open(folder)?, dtype, Trained::Adapter(like))?;
         Ok(Transformer::with(config, base))
     }
 
-    /// A folder with a scalar head in the place of its LM head; a fresh one (see [`crate::adapter::Adapter::with_score`]) where it has
-    /// none.
+    /// The same for full tuning: f32 weights. On a device in bf16 they are the master of bf16 copies, which the rooms read beside bf16
+    /// activations.
+    pub fn load_full(s: &Stream, folder: &Path, dtype: DType) -> Result<Transformer> {
+        let config = Config::from_folder(folder)?;
+        let base = Base::load(s, &config, &Checkpoint::open(folder)?, Some(tunable(s, dtype)), Trained::Weights)?;
+        Ok(Transformer::with(config, base))
+    }
+
+    /// The same with a scalar head in the place of the LM head; a fresh one (see [`crate::adapter::Adapter::with_score`]) where the folder
+    /// has none.
     pub fn load_scalar(s: &Stream, folder: &Path, dtype: DType, seed: u64, philox: Philox) -> Result<Transformer> {
         let (mut config, checkpoint) = (Config::from_folder(folder)?, Checkpoint::open(folder)?);
         if config.scalar_head {
-            return Transformer::load(s, folder, Some(dtype));
+            return Transformer::load_full(s, folder, dtype);
         }
         checkpoint.check(&config.tensors())?;
         config.scalar_head = true;
-        let base = Base::headed(s, &config, &checkpoint, dtype, &fresh_score(config.hidden_size, seed, philox))?;
+        let score = fresh_score(config.hidden_size, seed, philox);
+        let base = Base::headed(s, &config, &checkpoint, tunable(s, dtype), &score)?;
         Ok(Transformer::with(config, base))
     }
 
-    /// Fresh f32 weights for a folder that has a config.json and no weights.
-    pub fn fresh(s: &Stream, folder: &Path, seed: u64) -> Result<Transformer> {
+    /// Fresh weights, stored as those of [`Transformer::load_full`], for a folder that has a config.json and no weights.
+    pub fn fresh(s: &Stream, folder: &Path, dtype: DType, seed: u64) -> Result<Transformer> {
         let config = Config::from_folder(folder)?;
-        let base = Base::fresh(s, &config, seed)?;
+        let base = Base::fresh(s, &config, tunable(s, dtype), seed)?;
         Ok(Transformer::with(config, base))
     }
 
@@ -173,18 +188,18 @@ impl Transformer {
     /// Sees to it that the base's strips, where there are any, hold this adapter.
     pub(crate) fn reside(&self, s: &Stream, adapter: Adapter) -> Result<()> {
         let Some(lora) = self.slot(adapter)?.filter(|lora| !lora.resident().get()) else { return Ok(()) };
-        let Some(strips) = lora.strips(&self.base)? else { return Ok(()) };
+        let Some(copies) = lora.copies(&self.base)? else { return Ok(()) };
         self.slots.iter().for_each(|slot| slot.resident().set(false));
-        strips.write(s, lora.arena().flat())?;
+        copies.write(s, lora.arena().flat())?;
         lora.resident().set(true);
         Ok(())
     }
 
     /// The copies that a step of the optimizer has to keep up; None where there are none.
-    pub fn strips(&self, s: &Stream, tune: Tune) -> Result<Option<adamw::Strips<'_>>> {
-        let Tune::Lora(slot) = tune else { return Ok(None) };
+    pub fn copies(&self, s: &Stream, tune: Tune) -> Result<Option<adamw::Copies<'_>>> {
+        let Tune::Lora(slot) = tune else { return self.base.copies() };
         self.reside(s, Adapter::Slot(slot))?;
-        self.slot(Adapter::Slot(slot))?.map_or(Ok(None), |lora| lora.strips(&self.base))
+        self.slot(Adapter::Slot(slot))?.map_or(Ok(None), |lora| lora.copies(&self.base))
     }
 
     /// Adds an adapter slot.
@@ -292,15 +307,9 @@ impl Transformer {
                 None => Err(Error::Batch("no adapter to tune".into())),
             },
             Tune::Full => {
-                let matrices = self
-                    .base
-                    .layers
-                    .iter()
-                    .flat_map(|l| l.modules.iter())
-                    .chain([&self.base.embedding])
-                    .chain(&self.base.positions);
-                if matrices.into_iter().any(|m| self.base.weight(m).is_ok_and(|w| w.data().dtype() != DType::F32)) {
-                    return Err(Error::Batch("full tuning needs f32 weights: load with dtype float32".into()));
+                if !self.base.tunable()? {
+                    let text = "full tuning needs f32 weights: load with dtype float32, or for full tuning";
+                    return Err(Error::Batch(text.into()));
                 }
                 Ok((self.base.arena(), self.base.tensors()))
             }

@@ -90,7 +90,7 @@ fn sound(c: &Config, folder: &Path) -> Result<(model::Config, Tokenizer)> {
 }
 
 impl Opened {
-    /// For training: a fresh adapter unless one is given; f32 weights under full tuning.
+    /// For training: a fresh adapter unless one is given; under full tuning f32 weights, or on a device their bf16 copies beside them.
     pub fn for_training(c: &Config) -> Result<Opened> {
         let (stream, folder) = (stream(c)?, folder(c)?);
         if c.tune == Tuned::Full {
@@ -138,21 +138,16 @@ impl Opened {
         disk: Option<&adapter::Adapter>,
         tokenizer: Option<Tokenizer>,
     ) -> Result<Opened> {
-        let dtype = if full { Some(DType::F32) } else { dtype(c, &stream)? };
-        let drawn = c.init_from_config.is_some() && stream.host().is_none() && dtype == Some(DType::Bf16);
-        let model = match c.init_from_config {
-            Some(_) if drawn => {
-                let name = stream.backend().name();
-                return Err(Error::Usage(format!("dtype: wanted float32 beside init_from_config on {name}, got bf16")));
+        let dtype = dtype(c, &stream)?;
+        let tuned = dtype.unwrap_or(DType::F32);
+        let model = match (&c.init_from_config, disk) {
+            (Some(_), _) => Transformer::fresh(&stream, &folder, tuned, c.seed)?,
+            _ if full && c.command == Command::Reward => {
+                Transformer::load_scalar(&stream, &folder, tuned, c.seed, kernels::sample::philox)?
             }
-            Some(_) => Transformer::fresh(&stream, &folder, c.seed)?,
-            None if full && c.command == Command::Reward => {
-                Transformer::load_scalar(&stream, &folder, DType::F32, c.seed, kernels::sample::philox)?
-            }
-            None => match disk {
-                Some(disk) => Transformer::load_for(&stream, &folder, dtype, disk)?,
-                None => Transformer::load(&stream, &folder, dtype)?,
-            },
+            _ if full => Transformer::load_full(&stream, &folder, tuned)?,
+            (None, Some(disk)) => Transformer::load_for(&stream, &folder, dtype, disk)?,
+            (None, None) => Transformer::load(&stream, &folder, dtype)?,
         };
         let mut tokenizer = tokenizer.map_or_else(|| Tokenizer::open(&folder), Ok)?;
         fits(&folder, tokenizer.vocab_size(), model.config.vocab_size)?;

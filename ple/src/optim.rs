@@ -129,14 +129,14 @@ impl Optimizer {
     }
 
     /// Clips and steps: returns the gradient norm before clipping and the learning rate used. `tensors` are the parts of `g` that
-    /// are tensors, the same in every step; `strips` hold copies of `p`, which are kept up. A norm that is not finite changes nothing.
+    /// are tensors, the same in every step; `copies` are those of `p`, which are kept up. A norm that is not finite changes nothing.
     pub fn step(
         &mut self,
         s: &Stream,
         p: View<'_>,
         g: View<'_>,
         tensors: &[Range<usize>],
-        strips: Option<&adamw::Strips<'_>>,
+        copies: Option<&adamw::Copies<'_>>,
     ) -> Result<(f64, f64)> {
         let measured = match &mut self.norm {
             Some(norm) => norm,
@@ -150,7 +150,7 @@ impl Optimizer {
             self.steps += 1;
             let grad_scale = adamw::clip_scale(norm, self.max_grad_norm);
             let params = adamw::Params { lr, step: self.steps - begun, grad_scale, ..self.params };
-            adamw::step_clipped(s, p, self.m.view(), self.v.view(), g, &params, None, strips)?;
+            adamw::step_clipped(s, p, self.m.view(), self.v.view(), g, &params, None, copies)?;
         }
         Ok((norm, lr))
     }

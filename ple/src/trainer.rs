@@ -111,8 +111,8 @@ impl Trainer {
         }
         self.comm.all_reduce(&self.stream, self.grads.flat())?;
         let (parameters, _) = self.model.trained(self.tune)?;
-        let (strips, g) = (self.model.strips(&self.stream, self.tune)?, self.grads.flat());
-        let (norm, rate) = self.optimizer.step(&self.stream, parameters.flat(), g, &self.ranges, strips.as_ref())?;
+        let (copies, g) = (self.model.copies(&self.stream, self.tune)?, self.grads.flat());
+        let (norm, rate) = self.optimizer.step(&self.stream, parameters.flat(), g, &self.ranges, copies.as_ref())?;
         if !norm.is_finite() {
             return Err(Error::Numeric(format!("gradient norm is {norm} at step {}", self.optimizer.steps() + 1)));
         }

@@ -148,7 +148,7 @@ fn a_scalar_checkpoint_has_no_log_probabilities() -> Result<()> {
     config["num_labels"] = serde_json::json!(1);
     std::fs::write(folder.path().join("config.json"), config.to_string())?;
     let s = Stream::cpu(1, Isa::detect());
-    let model = Transformer::fresh(&s, folder.path(), 1)?;
+    let model = Transformer::fresh(&s, folder.path(), DType::F32, 1)?;
     let b = batch()?;
     let mut acts = model.acts(&s, pass::limits(&b), Keep::Backward, None)?;
     refused("a head that is not there", model.forward(&s, &mut acts, &b, Adapter::Off, LOGPROB, Keep::Nothing), &["no LM head"])?;

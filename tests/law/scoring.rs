@@ -176,7 +176,7 @@ fn a_fresh_model_is_named_by_its_seed() -> Result<()> {
     let text = vec![Random(9).ids(40)];
     let logits = |threads: usize, seed: u64| -> Result<Vec<f32>> {
         let s = Setup { threads, ..reference() }.stream();
-        pass::logits(&s, &Transformer::fresh(&s, folder.path(), seed)?, &text, Adapter::Off)
+        pass::logits(&s, &Transformer::fresh(&s, folder.path(), DType::F32, seed)?, &text, Adapter::Off)
     };
     let (one, two, other) = (logits(1, 42)?, logits(2, 42)?, logits(1, 43)?);
     same_bits("the same seed", &one, &two)?;

@@ -2,7 +2,8 @@
 
 use super::counted::counted;
 use anyhow::{Context, Result, ensure};
-use model::{Adapter, Tune};
+use model::weights::Checkpoint;
+use model::{Adapter, Transformer, Tune};
 use ple::config::{Command, Config};
 use ple::method::{Example, Heads, sft::Sft};
 use ple::optim::Optimizer;
@@ -19,7 +20,7 @@ pub(super) const STEPS: usize = 10;
 /// Of one whose bits are all that is asked for.
 pub(super) const FEW: usize = 3;
 
-/// What a run leaves: losses and what was trained by their bits (full: the bytes of its file), gradient norms.
+/// What a run leaves: losses and what was trained by their bits (full: every tensor of its file), gradient norms.
 #[derive(PartialEq)]
 pub(super) struct Run {
     pub losses: Vec<u64>,
@@ -41,7 +42,10 @@ pub(super) fn examples() -> Vec<Example> {
 /// micro-batch and once for the norm.
 pub(super) fn run(device: &'static dyn Backend, folder: &Path, tune: Tune, dtype: DType, steps: usize) -> Result<Run> {
     let (counts, s) = counted(device);
-    let (model, _) = tiny::load_as(&s, folder, Some(dtype))?;
+    let model = match tune {
+        Tune::Lora(_) => tiny::load_as(&s, folder, Some(dtype))?.0,
+        Tune::Full => Transformer::load_full(&s, folder, dtype)?,
+    };
     let words = model.trained(tune)?.0.flat().len();
     let mut config = Config::defaults(Command::Sft);
     (config.learning_rate, config.max_grad_norm) = (1e-2, 0.5);
@@ -71,7 +75,10 @@ pub(super) fn run(device: &'static dyn Backend, folder: &Path, tune: Tune, dtype
         Tune::Full => {
             let kept = tempfile::tempdir()?;
             trainer.model.base().save(&s, kept.path())?;
-            bits.extend(std::fs::read(kept.path().join("model.safetensors"))?.into_iter().map(u32::from));
+            let file = Checkpoint::open(kept.path())?;
+            for name in file.names() {
+                bits.extend(file.tensor(name)?.to_f32().iter().map(|v| v.to_bits()));
+            }
         }
     }
     Ok(Run { losses, norms, trained: bits })

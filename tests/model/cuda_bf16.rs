@@ -11,14 +11,14 @@ use runtime::{DType, Isa, Stream};
 use std::path::Path;
 
 /// Matrices of a model whose log-probabilities are held to CUDA.md's absolute limit are this much smaller than the other's.
-const TAME: f32 = 0.3;
+pub(super) const TAME: f32 = 0.3;
 /// Of a token's log-probability, and so of a mean of them: CUDA.md's limit for a whole model in bf16 against f32.
 const LOGP: f64 = 5e-2;
 /// Of an adapter's gradient with the f32 one: the same table's.
-const COSINE: f64 = 0.9999;
+pub(super) const COSINE: f64 = 0.9999;
 /// How much farther from the CPU's than the CPU is from itself after its weights are rounded once: a layer rounds seven matrices then, and
 /// some eleven activations here.
-const TIMES: f64 = 3.0;
+pub(super) const TIMES: f64 = 3.0;
 
 fn cpu() -> &'static Stream {
     Box::leak(Box::new(Stream::cpu(1, Isa::portable())))
@@ -29,7 +29,7 @@ fn norm(values: impl Iterator<Item = f64>) -> f64 {
 }
 
 /// ‖got − want‖ / ‖want‖, and the cosine.
-fn apart(got: &[f32], want: &[f32]) -> (f64, f64) {
+pub(super) fn apart(got: &[f32], want: &[f32]) -> (f64, f64) {
     let pairs = || got.iter().zip(want).map(|(g, w)| (f64::from(*g), f64::from(*w)));
     let [g, w] = [norm(pairs().map(|p| p.0)), norm(pairs().map(|p| p.1))];
     (norm(pairs().map(|(g, w)| g - w)) / w, pairs().map(|(g, w)| g * w).sum::<f64>() / (g * w))
@@ -47,47 +47,52 @@ fn farthest(got: &[f64], want: &[f64]) -> f64 {
     got.iter().zip(want).map(|(g, w)| (g - w).abs()).fold(0.0, f64::max)
 }
 
-/// The run of `cuda.rs` from a base in bf16, which the CPU widens: near the CPU's. Allocations and waits are counted there.
-#[test]
-fn on_cuda_ten_steps_in_bf16_are_the_cpu_s_within_tolerance() -> Result<()> {
+/// The run of `cuda.rs` from a base in bf16, which the CPU widens: near the CPU's, and the same bits in every mode. Allocations and waits
+/// are counted there.
+pub(super) fn near(config: &serde_json::Value, scale: f32, (tune, steps): (Tune, usize), modes: &[emulator::Mode]) -> Result<()> {
     let Some(cuda) = emulator::cuda() else { return Ok(()) };
-    for (scale, mode) in [(1.0, emulator::Mode::PAIRS[2]), (TAME, emulator::Mode::PAIRS[3])] {
-        let [exact, rounded] = [DType::F32, DType::Bf16].map(|stored| tiny::scaled(&tiny::config(false), stored, scale));
-        let (exact, rounded) = (exact?, rounded?);
-        let cpu_run = |folder: &Path| run(cpu().backend(), folder, Tune::Lora(0), DType::F32, STEPS);
-        let (want, other) = (cpu_run(rounded.path())?, cpu_run(exact.path())?);
-        let (own_loss, own) = (farthest(&losses(&other), &losses(&want)), apart(&values(&other), &values(&want)));
-        say(&format!(
-            "  cpu, scale {scale}: weights rounded, loss off by {own_loss:.1e}, adapter by {:.1e} (cosine {:.6})",
-            own.0, own.1
-        ));
-        ensure!(losses(&want)[STEPS - 1] < 0.8 * losses(&want)[0], "the CPU's run learns nothing: {:?}", losses(&want));
-        cuda.mode(mode);
+    let family = config["model_type"].as_str().context("no model_type")?;
+    let (exact, rounded) = (tiny::scaled(config, DType::F32, scale)?, tiny::scaled(config, DType::Bf16, scale)?);
+    let cpu_run = |folder: &Path| run(cpu().backend(), folder, tune, DType::F32, steps);
+    let (want, other) = (cpu_run(rounded.path())?, cpu_run(exact.path())?);
+    let (own_loss, own) = (farthest(&losses(&other), &losses(&want)), apart(&values(&other), &values(&want)));
+    say(&format!(
+        "  cpu, {family} {tune:?}, scale {scale}: weights rounded, loss off by {own_loss:.1e}, trained by {:.1e} (cosine {:.6})",
+        own.0, own.1
+    ));
+    let (begun, ended) = (losses(&want)[0], losses(&want)[steps - 1]);
+    ensure!(ended < if steps < STEPS { begun - 1e-3 } else { 0.8 * begun }, "the CPU learns nothing: {:?}", losses(&want));
+    let mut first: Option<Run> = None;
+    for mode in modes {
+        cuda.mode(*mode);
         let start = std::time::Instant::now();
-        let got = run(cuda.stream.backend(), rounded.path(), Tune::Lora(0), DType::Bf16, STEPS)?;
+        let got = run(cuda.stream.backend(), rounded.path(), tune, DType::Bf16, steps)?;
         let (worst, (far, cosine)) = (farthest(&losses(&got), &losses(&want)), apart(&values(&got), &values(&want)));
         let took = start.elapsed().as_secs_f64();
         say(&format!(
-            "  cuda:0 (emulated) {mode}: bf16, {STEPS} steps in {took:.1} s, loss off by {worst:.1e}, adapter by {far:.1e} (cosine {cosine:.6})"
+            "  cuda:0 (emulated) {mode}: {family} {tune:?} bf16, {steps} steps in {took:.1} s, loss off by {worst:.1e}, trained by {far:.1e} (cosine {cosine:.6})"
         ));
-        ensure!(worst <= LOGP, "{mode}: losses {:?}, the CPU's {:?}", losses(&got), losses(&want));
-        ensure!(far <= TIMES * own.0, "{mode}: the adapter is off by {far} of its norm, by rounded weights {}", own.0);
+        // Ten steps over every weight of a sharp model move what rounding moves: there that is the measure, as it is of a pass.
+        let limit = if tune == Tune::Full && scale == 1.0 { TIMES * own_loss } else { LOGP };
+        ensure!(worst <= limit, "{mode}: losses {:?}, the CPU's {:?}", losses(&got), losses(&want));
+        ensure!(far <= TIMES * own.0, "{mode}: what is trained is off by {far} of its norm, by rounded weights {}", own.0);
+        ensure!(first.as_ref().is_none_or(|first| *first == got), "{mode}: another run than the first mode's");
+        first = first.or(Some(got));
     }
     Ok(())
 }
 
 #[test]
-fn on_cuda_steps_in_bf16_are_the_same_in_every_mode() -> Result<()> {
-    let Some(cuda) = emulator::cuda() else { return Ok(()) };
-    let folder = tiny::scaled(&tiny::config(false), DType::Bf16, 1.0)?;
-    let mut first: Option<Run> = None;
-    for mode in emulator::Mode::PAIRS {
-        cuda.mode(mode);
-        let got = run(cuda.stream.backend(), folder.path(), Tune::Lora(0), DType::Bf16, FEW)?;
-        ensure!(first.as_ref().is_none_or(|first| *first == got), "{mode}: another run than the first mode's");
-        first = first.or(Some(got));
-    }
-    Ok(())
+fn on_cuda_ten_steps_in_bf16_are_the_cpu_s_within_tolerance() -> Result<()> {
+    let (config, ten) = (tiny::config(false), (Tune::Lora(0), STEPS));
+    near(&config, 1.0, ten, &emulator::Mode::PAIRS)?;
+    near(&config, TAME, ten, &emulator::Mode::PAIRS[3..])
+}
+
+/// A scaled embedding, norms after a layer's halves, windows, GeGLU and both softcaps.
+#[test]
+fn on_cuda_another_family_s_steps_in_bf16_are_the_cpu_s_within_tolerance() -> Result<()> {
+    near(&tiny::family("gemma2")?, TAME, (Tune::Lora(0), 2), &emulator::Mode::PAIRS[1..2])
 }
 
 /// Log-probabilities without an adapter and with one, and its gradient, of one pass.

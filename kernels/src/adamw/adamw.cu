@@ -1,8 +1,9 @@
-// AdamW, one thread per element of p, m, v, g: [n]; the gradient norm; and the bf16 copies that an adapter has in its base's weights.
+// AdamW, one thread per element of p, m, v, g: [n]; the gradient norm; and the bf16 copies that the parameters have in a base's weights.
+enum Side { A, B, WHOLE };
 
-// Elements start .. end of the arena are A [rank, columns] or, with `side`, B [columns = rank]. They go to `to`, the first element of the
-// module's strip in an augmented matrix with rows ld apart.
-struct Strip {
+// Elements start .. end of the arena are an adapter's A [rank, columns] or B [columns = rank], which go to `to`, the first element of the
+// module's strip in an augmented matrix with rows ld apart; or a whole matrix, which lies there as it does here.
+struct Copy {
   u64 start, end;
   u16 *to;
   u32 columns, rank, ld, side;
@@ -10,25 +11,29 @@ struct Strip {
   u32 twice;
 };
 
-__device__ void write_strip(const Strip *strips, u32 count, u64 i, float value) {
-  if (count == 0 || i < strips[0].start) return;
+__device__ void write_copy(const Copy *copies, u32 count, u64 i, float value) {
+  if (count == 0 || i < copies[0].start) return;
   u32 low = 0, high = count;
   while (high - low > 1) {
     u32 middle = (low + high) / 2;
-    if (strips[middle].start <= i) low = middle;
+    if (copies[middle].start <= i) low = middle;
     else high = middle;
   }
-  const Strip &s = strips[low];
+  const Copy &s = copies[low];
   if (i >= s.end) return;
-  u32 row = (u32)((i - s.start) / s.columns), column = (u32)((i - s.start) % s.columns), j = s.side ? column : row;
+  if (s.side == WHOLE) {
+    s.to[i - s.start] = f32_to_bf16(value);
+    return;
+  }
+  u32 row = (u32)((i - s.start) / s.columns), column = (u32)((i - s.start) % s.columns), j = s.side == B ? column : row;
   u32 step = s.twice ? j / 8 * 16 + j % 8 : j;
-  u16 *to = s.to + (s.side ? (u64)row * s.ld + step : (u64)step * s.ld + column), v = f32_to_bf16(s.scale * value);
+  u16 *to = s.to + (s.side == B ? (u64)row * s.ld + step : (u64)step * s.ld + column), v = f32_to_bf16(s.scale * value);
   to[0] = v;
-  if (s.twice) to[s.side ? 8 : 8 * (u64)s.ld] = v;
+  if (s.twice) to[s.side == B ? 8 : 8 * (u64)s.ld] = v;
 }
 
 // `clip`, if there is one, is a further factor of the gradient.
-extern "C" __global__ void adamw_step(float *p, float *m, float *v, const float *g, const float *clip, const Strip *strips, u32 count,
+extern "C" __global__ void adamw_step(float *p, float *m, float *v, const float *g, const float *clip, const Copy *copies, u32 count,
                                       u64 n, float scale, float first, float second, float decay, float rate, float root, float eps) {
   u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= n) return;
@@ -39,13 +44,13 @@ extern "C" __global__ void adamw_step(float *p, float *m, float *v, const float 
   v[i] = b;
   value -= decay * value + rate * (a / (sqrtf(b) / root + eps));
   p[i] = value;
-  write_strip(strips, count, i, value);
+  write_copy(copies, count, i, value);
 }
 
-// All strips of p: [n].
-extern "C" __global__ void adamw_strips(const float *p, const Strip *strips, u32 count, u64 n) {
+// All copies of p: [n].
+extern "C" __global__ void adamw_copies(const float *p, const Copy *copies, u32 count, u64 n) {
   u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
-  if (i < n) write_strip(strips, count, i, p[i]);
+  if (i < n) write_copy(copies, count, i, p[i]);
 }
 
 #define LANES 256

@@ -12,7 +12,7 @@
 //!
 //! Gradient norm: sqrt(Σ_tensors Σ g²), one f64 chain per tensor, tensors added in order (LAW A7); 4 n bytes, 2 n FLOPs.
 //! On CUDA a tensor's sum has 256 f64 chains, element i in chain i mod 256, then the upper half adds to the lower: its own fixed order. There
-//! the norm stays on the device ([`Norm`]), and a step also writes the bf16 copies of an adapter ([`Strips`]).
+//! the norm stays on the device ([`Norm`]), and a step also writes the bf16 copies of what it steps over ([`Copies`]).
 //! order: law
 
 use crate::cuda::{elements, kernel, operand, size};
@@ -20,23 +20,23 @@ use runtime::{Arg, DType::F32, Error, Kernel, Ptr, Result, Stream, View, disjoin
 use std::ops::Range;
 
 mod cases;
+mod copies;
 mod cpu;
 mod norm;
 #[cfg(test)]
 mod reference;
-mod strips;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use cases::cases;
+pub(crate) use cases::{cases, cases_in_bf16};
+pub use copies::{Copies, Side, Table, Target};
 pub use norm::Norm;
-pub use strips::{Side, Strips, Table, Target};
 
 pub(crate) const KERNELS: [Kernel; 4] = [
     kernel!("adamw_step", "adamw.cu"),
     kernel!("adamw_squares", "adamw.cu"),
     kernel!("adamw_clip", "adamw.cu"),
-    kernel!("adamw_strips", "adamw.cu"),
+    kernel!("adamw_copies", "adamw.cu"),
 ];
 
 /// The settings of one step.
@@ -96,7 +96,7 @@ pub fn step(s: &Stream, p: View<'_>, m: View<'_>, v: View<'_>, g: View<'_>, para
     step_clipped(s, p, m, v, g, params, None, None)
 }
 
-/// One step with a further factor of the gradient, the norm's, and with the strips that hold copies of p.
+/// One step with a further factor of the gradient, the norm's, and with the copies of p.
 pub fn step_clipped(
     s: &Stream,
     p: View<'_>,
@@ -105,7 +105,7 @@ pub fn step_clipped(
     g: View<'_>,
     params: &Params,
     norm: Option<&Norm>,
-    strips: Option<&Strips<'_>>,
+    copies: Option<&Copies<'_>>,
 ) -> Result<()> {
     let (room, mut k, n) = ("adamw::step", params.constants()?, p.len());
     let fits = m.len() == n && v.len() == n && g.len() == n;
@@ -114,10 +114,10 @@ pub fn step_clipped(
     let (clip, factor) = norm.map_or((None, 1.0), Norm::clip);
     let Some(pool) = s.host() else {
         let views = [operand(room, p, F32)?, operand(room, m, F32)?, operand(room, v, F32)?, operand(room, g, F32)?];
-        let (table, count) = strips.map_or(Ok((Ptr(0), 0)), |strips| strips.within(n))?;
+        let (table, count) = copies.map_or(Ok((Ptr(0), 0)), |copies| copies.within(n))?;
         let kept = [Arg::Ptr(clip.map_or(Ptr(0), |c| c.ptr())), Arg::Ptr(table), size(room, count)?, Arg::U64(n as u64)];
         let scalars = [k.scale, k.first, k.second, k.decay, k.rate, k.root, k.eps].map(Arg::Bits);
-        // SAFETY: the kernel's arguments; all four have n elements, and the strips copy no others.
+        // SAFETY: the kernel's arguments; all four have n elements, and no others are copied.
         return unsafe { s.launch(&KERNELS[0], &elements(n)?, &[&views[..], &kept, &scalars].concat()) };
     };
     k.scale *= factor;

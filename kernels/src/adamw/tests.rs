@@ -68,8 +68,8 @@ fn clips(s: &Stream) -> Result<()> {
 }
 
 #[test]
-fn on_cuda_a_step_writes_the_strips_in_place() {
-    on_cuda("adamw strips", |s| {
+fn on_cuda_a_step_writes_an_adapter_s_copies_in_place() {
+    on_cuda("adamw copies", |s| {
         for rank in [1, 8, 12, 64, 70] {
             let (n, k, scale, other) = (24, 40, 1.7, 3);
             let layout = Layout::of(s, &[other, rank]);
@@ -89,10 +89,10 @@ fn on_cuda_a_step_writes_the_strips_in_place() {
             };
             let table = Table::new(s, &[target(&a, Side::A), target(&b, Side::B)])?;
             assert!(table.over(group.view().slice(1..group.len())?).is_err());
-            let strips = table.over(group.view())?;
+            let copies = table.over(group.view())?;
             let (p, m, v) = (s.upload(&normal(1, len))?, s.zeros::<f32>(len)?, s.zeros::<f32>(len)?);
             let g = s.upload(&normal(2, len))?;
-            step_clipped(s, p.view(), m.view(), v.view(), g.view(), &PARAMS, None, Some(&strips))?;
+            step_clipped(s, p.view(), m.view(), v.view(), g.view(), &PARAMS, None, Some(&copies))?;
             let values = p.to_vec()?;
             let mut want = vec![0u16; group.len()];
             for j in 0..rank {
@@ -110,12 +110,60 @@ fn on_cuda_a_step_writes_the_strips_in_place() {
             let got = |group: &Buffer<bf16>| Result::Ok(group.to_vec()?.iter().map(|v| v.to_bits()).collect::<Vec<_>>());
             assert_eq!(got(&group)?, want, "rank {rank}");
             group.view().zero(s)?;
-            strips.write(s, p.view())?;
+            copies.write(s, p.view())?;
             assert_eq!(got(&group)?, want, "rank {rank}, written whole");
-            assert!(strips.write(s, p.view().slice(0..b.end - 1)?).is_err() && tail > 0);
+            assert!(copies.write(s, p.view().slice(0..b.end - 1)?).is_err() && tail > 0);
             assert!(Table::new(s, &[target(&b, Side::B), target(&a, Side::A)]).is_err());
             assert!(Table::new(s, &[target(&a, Side::B)]).is_err() || n == k);
         }
+        Result::Ok(())
+    });
+}
+
+/// Under full tuning: matrices of two groups, whose masters lie in one arena with vectors between them, sizes that fill no row.
+#[test]
+fn on_cuda_a_step_writes_whole_matrices_in_place() {
+    on_cuda("adamw masters", |s| {
+        let (k, layout) = (37, Layout::of(s, &[]));
+        let ld = row(k, 0);
+        let (n, other) = ([8, 5, 3], [7]);
+        let lens = [layout.len(&n, k), layout.len(&other, k)];
+        let stored = s.upload(&vec![bf16::NAN; lens[0] + lens[1]])?;
+        let groups = [stored.view().slice(0..lens[0])?, stored.view().slice(lens[0]..lens[0] + lens[1])?];
+        // Vectors of 5 elements lie between them.
+        let (mut at, mut targets) = (5, Vec::new());
+        for (group, n, part) in [(0, &n[..], 0), (0, &n[..], 1), (0, &n[..], 2), (1, &other[..], 0)] {
+            let weight = layout.weight(groups[group], n, k, part)?.rows("test")?;
+            targets.push(Target::whole(at..at + weight.n * ld, weight));
+            at += weight.n * ld + 5;
+        }
+        let (table, len) = (Table::new(s, &targets)?, at);
+        let (copies, mut values) = (table.over(stored.view())?, normal(1, len));
+        // A tie to either side, what rounds to infinity, what is not finite, and less than bf16 has.
+        let special = [1.003_906_25, 1.011_718_75, f32::MAX, f32::NEG_INFINITY, f32::NAN, -1e-44, -0.0];
+        values[5..5 + special.len()].copy_from_slice(&special);
+        let (p, m, v) = (s.upload(&values)?, s.zeros::<f32>(len)?, s.zeros::<f32>(len)?);
+        let want = |p: &[f32]| -> Vec<u16> {
+            targets.iter().flat_map(|t| &p[t.elements.clone()]).map(|v| bf16::from_f32(*v).to_bits()).collect()
+        };
+        let got = || Result::Ok(stored.to_vec()?.iter().map(|v| v.to_bits()).collect::<Vec<_>>());
+        let same = |got: &[u16], want: &[u16], what: &str| {
+            let nan = |bits: u16| bf16::from_bits(bits).is_nan();
+            let apart = got.iter().zip(want).position(|(g, w)| g != w && !(nan(*g) && nan(*w)));
+            assert!(got.len() == want.len() && apart.is_none(), "{what}: element {apart:?} of {}", want.len());
+        };
+        copies.write(s, p.view())?;
+        same(&got()?, &want(&values), "written whole");
+        let (alone, g) = (s.upload(&values)?, s.upload(&normal(2, len))?);
+        let moments = [s.zeros::<f32>(len)?, s.zeros::<f32>(len)?];
+        step_clipped(s, p.view(), m.view(), v.view(), g.view(), &PARAMS, None, Some(&copies))?;
+        step(s, alone.view(), moments[0].view(), moments[1].view(), g.view(), &PARAMS)?;
+        assert_eq!(bits(&p.to_vec()?), bits(&alone.to_vec()?), "the masters are those of a step without copies");
+        same(&got()?, &want(&p.to_vec()?), "after a step");
+        let weight = targets[1].weight;
+        let text = |t: Target<'_>| Table::new(s, &[t]).err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(text(Target::whole(0..weight.n * k, weight)).contains("wanted 320 elements"));
+        assert!(text(Target::whole(0..weight.n * ld, crate::weight::Rows { tail: 16, ..weight })).contains("of rank 0"));
         Result::Ok(())
     });
 }

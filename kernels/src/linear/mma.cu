@@ -1,29 +1,8 @@
 // Linear modules in bf16 on the tensor cores. Every output is one f32 accumulator from +0 over steps of 16 of the reduction,
 // ascending, one mma each, whatever the tile: TILE_M x TILE_N outputs a block, WARP_M x WARP_N a warp, 32 of the reduction in each of
-// three stages. A step past the reduction's end is not made; a step that is half there has zeros. The variant RAGGED takes rows that start
-// anywhere and any count of columns, element by element; its bits are the same.
+// three stages. A step past the reduction's end is not made; a step that is half there has zeros. The variant RAGGED has the same bits.
 #define THREADS 256
 #define PARTS 4
-
-// Brings the first `count` of eight elements, zeros for the rest; `aligned` is an address that may be read. But for RAGGED all or none are
-// there, and rows start at 16 bytes.
-__device__ void bring(Chunk *to, const u16 *from, const u16 *aligned, u32 count) {
-#if RAGGED
-  (void)aligned;
-  for (u32 i = 0; i < 8; i++) to->at[i] = i < count ? from[i] : (u16)0;
-#else
-  copy(to, from, aligned, count != 0);
-#endif
-}
-
-// How many of the eight elements from `at`, which is below `end`, are below it too; all of them but for RAGGED.
-__device__ u32 eight(u32 at, u32 end) {
-#if RAGGED
-  if (end - at < 8) return end - at;
-#endif
-  (void)at, (void)end;
-  return 8;
-}
 
 // What the columns of the output belong to: part p has those from column[p]. bias[p]: [N_p] or null. slot[p] .. slot[p+1]: its strip. Where
 // bit p of `halves` is set, columns come in eights, in turn the rounded value and what rounding lost.
@@ -157,79 +136,4 @@ extern "C" __launch_bounds__(THREADS) __global__ void linear_mma_backward(u16 *d
   __shared__ Tiles tiles;
   Product p = {dx, dy, w, ds, m, k, n, ld, width, dx_ld, dy_ld, 0, width};
   product<true>(tiles, p, parts);
-}
-#define ACROSS 64
-
-// One operand of an outer product: `count` columns of rows `stride` apart.
-struct Columns {
-  const u16 *at;
-  u32 stride, count;
-};
-
-struct Rows {
-  Chunk left[STAGES][DEPTH * 2], right[STAGES][DEPTH * ACROSS / 8];
-};
-
-// total[j * down + c * across] += scale * (an example's rows, ascending from its first, of left(row, j) * right(row, c)), example by example. A
-// block has 16 columns of `left` and 64 of `right`. With `halves` the 16 columns are 8 upper halves and 8 lower ones: each has its own
-// chain, and the two are added once. Spans are cut at m.
-extern "C" __launch_bounds__(THREADS) __global__ void linear_mma_outer(float *total, Columns left, Columns right, const u32 *examples,
-                                                                       u32 count, u32 m, u32 rank, u32 down, u32 across, u32 halves,
-                                                                       float scale) {
-  __shared__ Rows rows;
-  u32 row = blockIdx.x * 16, column = blockIdx.y * ACROSS, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  u32 j = halves ? row / 2 + lane / 4 : row + lane / 4, c = column + 8 * warp + lane % 4 * 2;
-  float *out[4];
-  for (u32 e = 0; e < 4; e++) {
-    bool there = j + e / 2 * 8 < rank && c + e % 2 < right.count && !(halves && e >= 2);
-    out[e] = there ? total + (u64)(j + e / 2 * 8) * down + (u64)(c + e % 2) * across : nullptr;
-  }
-  float sum[4];
-  for (u32 e = 0; e < 4; e++) sum[e] = out[e] ? *out[e] : 0.0f;
-  for (u32 example = 0; example < count; example++) {
-    u32 from = examples[2 * example], end = examples[2 * example + 1] < m ? examples[2 * example + 1] : m;
-    if (from >= end) continue;
-    u32 steps = (end - from + 15) / 16;
-    float acc[4] = {};
-    staged((steps + 1) / 2,
-           [&](u32 q, u32 buffer) {
-             u32 first = from + q * DEPTH;
-             for (u32 i = threadIdx.x; i < DEPTH * 2; i += THREADS) {
-               u32 r = i / 2, k = row + i % 2 * 8;
-               u32 there = first + r < end && k < left.count ? eight(k, left.count) : 0;
-               bring(&rows.left[buffer][place<2>(r, i % 2)], left.at + (u64)(first + r) * left.stride + k, left.at, there);
-             }
-             for (u32 i = threadIdx.x; i < DEPTH * ACROSS / 8; i += THREADS) {
-               u32 r = i / (ACROSS / 8), k = column + i % (ACROSS / 8) * 8;
-               u32 there = first + r < end && k < right.count ? eight(k, right.count) : 0;
-               bring(&rows.right[buffer][place<ACROSS / 8>(r, i % (ACROSS / 8))], right.at + (u64)(first + r) * right.stride + k, right.at, there);
-             }
-           },
-           [&](u32 q, u32 buffer) {
-             for (u32 half = 0; half < 2 && 2 * q + half < steps; half++) {
-               u32 a[4], b[2];
-               ldmatrix_x4_trans(a, rows.left[buffer] + place<2>(16 * half + lane / 16 * 8 + lane % 8, lane / 8 % 2));
-               ldmatrix_x2_trans(b, rows.right[buffer] + place<ACROSS / 8>(16 * half + lane % 16, warp));
-               mma_bf16(acc, a, b);
-             }
-           });
-    if (halves) acc[0] += acc[2], acc[1] += acc[3];
-    for (u32 e = 0; e < 4; e++) sum[e] += acc[e] * scale;
-  }
-  for (u32 e = 0; e < 4; e++)
-    if (out[e]) *out[e] = sum[e];
-}
-
-// dbias [n] += the sum of each example's rows of dy, columns from `first` of rows `width` wide; one thread per output.
-extern "C" __global__ void linear_mma_bias(float *dbias, const u16 *dy, const u32 *examples, u32 count, u32 m, u32 n, u32 width) {
-  u32 i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i >= n) return;
-  float total = dbias[i];
-  for (u32 e = 0; e < count; e++) {
-    u32 from = examples[2 * e], end = examples[2 * e + 1] < m ? examples[2 * e + 1] : m;
-    float partial = 0.0f;
-    for (u32 r = from; r < end; r++) partial += bf16_to_f32(dy[(u64)r * width + i]);
-    if (from < end) total += partial;
-  }
-  dbias[i] = total;
 }

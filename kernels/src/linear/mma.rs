@@ -1,25 +1,31 @@
-//! The CUDA form in bf16: launches of mma.cu over an augmented group.
+//! The CUDA form in bf16: launches of mma.cu over an augmented group, and of outer.cu.
 
 use super::{PARTS, Part};
 use crate::cuda::{BLOCK, elements, kernel, operand, size};
-use crate::weight::{self, STEP, TWICE, strip};
+use crate::weight::{self, TWICE, strip};
 use runtime::{Arg, DType::Bf16, DType::F32, DType::U32, Defines, Kernel, Launch, Ptr, Result, Stream, View, ensure};
 
-const PRODUCTS: [Kernel; 2] =
-    [kernel!("linear_mma_forward", "mma.cu", "linear/chunks.cuh"), kernel!("linear_mma_backward", "mma.cu", "linear/chunks.cuh")];
-const OUTER: [Kernel; 2] =
-    [kernel!("linear_mma_outer", "mma.cu", "linear/chunks.cuh"), kernel!("linear_mma_bias", "mma.cu", "linear/chunks.cuh")];
+const PRODUCTS: [Kernel; 2] = [
+    kernel!("linear_mma_forward", "mma.cu", "linear/chunks.cuh", "linear/eights.cuh"),
+    kernel!("linear_mma_backward", "mma.cu", "linear/chunks.cuh", "linear/eights.cuh"),
+];
+const OUTER: [Kernel; 2] = [
+    kernel!("linear_mma_outer", "outer.cu", "linear/chunks.cuh", "linear/eights.cuh"),
+    kernel!("linear_mma_bias", "outer.cu", "linear/chunks.cuh", "linear/eights.cuh"),
+];
 
 /// Outputs of a block and of a warp, down and across. The bits do not depend on it.
 type Tile = [usize; 4];
 /// For many rows.
 const WIDE: Tile = [128, 128, 64, 32];
-/// For at most 16 rows, and what outer products, which have one tile, are compiled beside.
+/// For at most 16 rows.
 const FLAT: Tile = [16, 128, 16, 16];
 /// For the few columns of S and dS.
 const NARROW: Tile = [128, 32, 16, 32];
-/// Columns of a block's tile of an outer product.
-const ACROSS: usize = 64;
+/// Of an outer product with the few columns of S or dS.
+const THIN: Tile = [16, 64, 16, 8];
+/// Of one with many outputs.
+const BROAD: Tile = [64, 128, 32, 32];
 
 /// The variant of a tile.
 fn variant([m, n, warp_m, warp_n]: Tile) -> Defines {
@@ -27,9 +33,9 @@ fn variant([m, n, warp_m, warp_n]: Tile) -> Defines {
     Defines(name.zip([m, n, warp_m, warp_n].map(|v| v as i64)).collect())
 }
 
-/// The variant for rows that start anywhere: one tile, which loads and stores element by element.
-fn ragged() -> Defines {
-    let mut defines = variant(FLAT);
+/// The variant of a tile for rows that start anywhere, which loads and stores element by element.
+fn ragged(tile: Tile) -> Defines {
+    let mut defines = variant(tile);
     defines.0.push(("RAGGED", 1));
     defines
 }
@@ -42,8 +48,9 @@ fn eights(sizes: &[usize]) -> bool {
 /// Every kernel and variant.
 pub(crate) fn variants() -> impl Iterator<Item = (Kernel, Defines)> {
     let products = PRODUCTS.into_iter().flat_map(|k| [WIDE, FLAT, NARROW].map(|tile| (k, variant(tile))));
-    let odd = [PRODUCTS[0], PRODUCTS[1], OUTER[0]].map(|k| (k, ragged()));
-    products.chain(OUTER.map(|k| (k, variant(FLAT)))).chain(odd)
+    let odd = [(PRODUCTS[0], FLAT), (PRODUCTS[1], FLAT), (OUTER[0], THIN)].map(|(k, tile)| (k, ragged(tile)));
+    let outer = [(OUTER[0], THIN), (OUTER[0], BROAD), (OUTER[1], THIN)].map(|(k, tile)| (k, variant(tile)));
+    products.chain(outer).chain(odd)
 }
 
 fn tile(rows: usize, columns: usize) -> Tile {
@@ -150,7 +157,7 @@ fn product(
     [out_ld, left_ld]: [usize; 2],
 ) -> Result<()> {
     let chosen = if aligned { tile(m, columns) } else { FLAT };
-    let defines = if aligned { variant(chosen) } else { ragged() };
+    let defines = if aligned { variant(chosen) } else { ragged(chosen) };
     let (x, y) = (m.div_ceil(chosen[0]), columns.div_ceil(chosen[1]));
     ensure!(x <= i32::MAX as usize && y <= 65535, "linear: a grid of {x} by {y} blocks, wanted at most {} by 65535", i32::MAX);
     let launch = Launch { grid: [x as u32, y as u32, 1], block: BLOCK, defines, ..Launch::default() };
@@ -196,7 +203,8 @@ pub(super) fn backward(s: &Stream, dx: View<'_>, ds: View<'_>, dy: View<'_>, par
 /// Columns of bf16 rows: the first, the stride, how many.
 type Columns<'a> = (View<'a>, usize, usize, usize);
 
-/// total[j·down + c·across] += scale·(per-example chain of left·right); `halves` as in mma.cu, `rank` how many j there are.
+/// total[j·down + c·across] += scale·(per-example chain of left·right); `halves` as in outer.cu, `rank` how many j there are. `tile` is taken
+/// where the rows allow it.
 fn outer(
     s: &Stream,
     room: &str,
@@ -204,6 +212,7 @@ fn outer(
     columns: [Columns<'_>; 2],
     (rank, halves, scale): (usize, bool, f32),
     (examples, m): (View<'_>, usize),
+    tile: Tile,
 ) -> Result<()> {
     ensure!(examples.len().is_multiple_of(2), "{room}: examples has {} elements, wanted [E, 2]", examples.len());
     let bytes = columns.map(|(view, first, stride, count)| {
@@ -212,10 +221,11 @@ fn outer(
     });
     let views = [operand(room, total, F32)?, Arg::Struct(&bytes[0]), Arg::Struct(&bytes[1]), operand(room, examples, U32)?];
     let sizes = [size(room, examples.len() / 2)?, size(room, m)?, size(room, rank)?, size(room, down)?, size(room, across)?];
-    let (x, y) = (columns[0].3.div_ceil(STEP), columns[1].3.div_ceil(ACROSS));
-    ensure!(x <= i32::MAX as usize && y <= 65535, "{room}: a grid of {x} by {y} blocks, wanted at most {} by 65535", i32::MAX);
     let aligned = columns.iter().all(|(_, first, stride, count)| eights(&[*first, *stride, *count]));
-    let defines = if aligned { variant(FLAT) } else { ragged() };
+    let chosen = if aligned { tile } else { THIN };
+    let (x, y) = (columns[0].3.div_ceil(chosen[0]), columns[1].3.div_ceil(chosen[1]));
+    ensure!(x <= i32::MAX as usize && y <= 65535, "{room}: a grid of {x} by {y} blocks, wanted at most {} by 65535", i32::MAX);
+    let defines = if aligned { variant(chosen) } else { ragged(chosen) };
     let launch = Launch { grid: [x as u32, y as u32, 1], block: BLOCK, defines, ..Launch::default() };
     let args = [&views[..], &sizes, &[Arg::U32(halves.into()), Arg::Bits(scale)]].concat();
     // SAFETY: the kernel's arguments; the caller checked what they cover, and the kernel cuts spans at the rows there are.
@@ -261,8 +271,8 @@ impl Group<'_> {
             let outputs = (from.dy.0, self.columns[i], from.dy.1, self.columns[i + 1] - self.columns[i]);
             let inputs = (from.x.0, 0, from.x.1, self.k);
             let halves = rank <= TWICE;
-            outer(s, room, (da[i], self.k, 1), [strip(from.ds), inputs], (rank, halves, 1.0), from.rows)?;
-            outer(s, room, (db[i], 1, rank), [strip(from.s), outputs], (rank, halves, scale), from.rows)?;
+            outer(s, room, (da[i], self.k, 1), [strip(from.ds), inputs], (rank, halves, 1.0), from.rows, THIN)?;
+            outer(s, room, (db[i], 1, rank), [strip(from.s), outputs], (rank, halves, scale), from.rows, THIN)?;
         }
         Ok(())
     }
@@ -284,11 +294,12 @@ pub(super) fn backward_weight(
     let mut first = 0;
     for (i, &n) in n.iter().enumerate() {
         let columns = [(dy, first, width, n), (x, 0, k, k)];
-        outer(s, room, (dw[i], weight::row(k, 0), 1), columns, (n, false, 1.0), rows)?;
+        let tile = if n < BROAD[0] { THIN } else { BROAD };
+        outer(s, room, (dw[i], weight::row(k, 0), 1), columns, (n, false, 1.0), rows, tile)?;
         if let Some(bias) = dbias[i] {
             let views = [operand(room, bias, F32)?, Arg::Ptr(Ptr(dy.ptr().0 + 2 * first as u64)), operand(room, examples, U32)?];
             let sizes = [size(room, examples.len() / 2)?, size(room, m)?, size(room, n)?, size(room, width)?];
-            let launch = Launch { defines: variant(FLAT), ..elements(n)? };
+            let launch = Launch { defines: variant(THIN), ..elements(n)? };
             // SAFETY: as in `outer`.
             unsafe { s.launch(&OUTER[1], &launch, &[&views[..], &sizes].concat())? };
         }

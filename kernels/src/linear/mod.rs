@@ -22,7 +22,7 @@
 //!
 //! On CUDA x, y, dx, dy and the weights may all be bf16 (the parts a whole augmented group in order; where K or an N is no multiple of 8, a
 //! slower variant with the same bits). Then S and
-//! dS are bf16 [M, T] in the strips of `weight.rs`, A and B are read from the weight's strips, whose copies [`crate::adamw::Strips`] writes, and
+//! dS are bf16 [M, T] in the strips of `weight.rs`, A and B are read from the weight's strips, whose copies [`crate::adamw::Copies`] writes, and
 //! one k16 step of mma.sync stands for 16 fma, ascending over K, then over the strip of the part (dx: over ΣN, then T; dA, dB, dW: over an
 //! example's rows from its first). A step that the reduction ends in is filled with zeros. S_hi + S_lo carry S; dA and dB chain the two
 //! halves apart and add once. Every result is rounded once. The tile differs with M; the bits do not.

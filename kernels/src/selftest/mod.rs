@@ -44,7 +44,7 @@ const fn room(name: &'static str, stored: DType, law: bool, cases: Cases) -> Roo
 
 /// Every room that is registered, a line for each storage and way. A kernel that [`crate::cuda::kernels`] lists and that no case here
 /// launches fails the tests.
-pub const ROOMS: [Room; 25] = [
+pub const ROOMS: [Room; 26] = [
     room("rms_norm", F32, true, crate::rms_norm::cases),
     room("rms_norm/bf16", Bf16, true, crate::rms_norm::cases_in_bf16),
     room("rope", F32, true, crate::rope::cases),
@@ -60,6 +60,7 @@ pub const ROOMS: [Room; 25] = [
     room("embedding", F32, true, crate::embedding::cases),
     room("embedding/bf16", Bf16, true, crate::embedding::cases_in_bf16),
     room("adamw", F32, true, crate::adamw::cases),
+    room("adamw/bf16", Bf16, true, crate::adamw::cases_in_bf16),
     room("linear", F32, true, crate::linear::cases),
     room("linear/bf16", Bf16, true, crate::linear::cases_in_bf16),
     room("attention", F32, true, crate::attention::cases),

@@ -126,8 +126,8 @@ fn on_cuda_every_cell_of_the_table_is_filled() -> Result<()> {
         let of = |name: &str| name.split('/').next() == Some(room);
         let rest: Vec<_> = tried.iter().filter(|(name, _)| !of(name)).cloned().collect();
         let missed = untried(&rest);
-        // Strips are the optimizer's, and only linear's cases read them; pages are the store's, and only decoding's cases fill them.
-        let own = |name: &String| [room, "adamw_strips", "kv_store"].iter().any(|of| name.starts_with(of));
+        // Copies are the optimizer's, and only linear's cases read those of an adapter; pages are the store's, and only decoding's cases fill them.
+        let own = |name: &String| [room, "adamw_copies", "kv_store"].iter().any(|of| name.starts_with(of));
         assert!(!missed.is_empty() && missed.iter().all(own), "without {room}: {missed:?}");
     }
     Ok(())

@@ -12,7 +12,7 @@ fn tiny(s: &Stream) -> Transformer {
     let config = serde_json::json!({"model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
         "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 512});
     std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-    Transformer::fresh(s, folder.path(), 1).unwrap()
+    Transformer::fresh(s, folder.path(), runtime::DType::F32, 1).unwrap()
 }
 
 const LIMITS: CacheLimits = CacheLimits { pages: 40, prefill_tokens: 300, batch: 8, positions: 256 };

@@ -34,7 +34,7 @@ pub fn model(s: &Stream, name: &str) -> Result<Transformer> {
     let folder = std::env::temp_dir().join(format!("ple-bench-{}", std::process::id()));
     ple::checkpoint::create_folder(&folder)?;
     runtime::host::write_file(&folder.join("config.json"), |out| write!(out, "{config}"))?;
-    let model = Transformer::fresh(s, &folder, 0)?;
+    let model = Transformer::fresh(s, &folder, runtime::DType::F32, 0)?;
     let _ = std::fs::remove_dir_all(&folder);
     Ok(model)
 }

@@ -158,7 +158,7 @@ mod tests {
         host::write_file(&folder.path().join(CONFIG), |out| out.write_all(MODEL.as_bytes()))?;
         let s = Stream::cpu(1, runtime::Isa::from_env()?);
         for (bad, saved) in [(None, true), (Some(f32::NAN), false), (Some(f32::NEG_INFINITY), false)] {
-            let mut model = Transformer::fresh(&s, folder.path(), 0)?;
+            let mut model = Transformer::fresh(&s, folder.path(), runtime::DType::F32, 0)?;
             let config = AdapterConfig::new(2, 4.0, Targets::AllLinear);
             let mut disk = adapter::Adapter::fresh(config, &model.modules(), 0, kernels::sample::philox)?;
             if let (Some(bad), Some(last)) = (bad, disk.modules.last_mut().and_then(|m| m.b.last_mut())) {

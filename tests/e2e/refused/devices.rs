@@ -3,6 +3,9 @@
 use super::super::program::{Ple, ple};
 use super::{DEVICE, Stage, USAGE};
 use anyhow::{Context, Result, ensure};
+use model::weights::Checkpoint;
+use ple_tests::tiny;
+use runtime::DType;
 use std::collections::BTreeSet;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -64,14 +67,44 @@ fn on_cuda_a_run_writes_the_files_that_the_cpu_writes() -> Result<()> {
 #[test]
 fn on_cuda_a_run_in_bf16_goes_on_where_it_stopped() -> Result<()> {
     let (stage, Some(made)) = (Stage::new()?, emulator::libraries()) else { return Ok(()) };
-    let run =
-        || stage.sft().and("--max_steps 3 --learning_rate 0.01 --save_steps 2 --device cuda:0 --dtype bfloat16").libraries(made);
-    let adapter = || stage.read("out/adapter_model.safetensors");
-    run().succeed()?;
-    let want = adapter()?;
-    std::fs::remove_file(stage.path("out/adapter_model.safetensors"))?;
-    run().and("--resume_from_checkpoint true").succeed()?;
-    ensure!(adapter()? == want, "another adapter after going on from a checkpoint");
+    let on_device = |call: Ple| call.and("--device cuda:0 --dtype bfloat16").libraries(made);
+    for (tune, file) in [("lora", "out/adapter_model.safetensors"), ("full", "out/model.safetensors")] {
+        let run = || on_device(stage.sft().and("--max_steps 3 --learning_rate 0.01 --save_steps 2 --tune").and(tune));
+        run().succeed()?;
+        let want = stage.read(file)?;
+        std::fs::remove_file(stage.path(file))?;
+        run().and("--resume_from_checkpoint true").succeed()?;
+        ensure!(stage.read(file)? == want, "{tune}: another {file} after going on from a checkpoint");
+        if tune == "lora" {
+            std::fs::remove_dir_all(stage.path("out"))?;
+        }
+    }
+    // What is left is the f32 master, of which the device scores the rounded weights.
+    let (left, rounded_at) = (Checkpoint::open(&stage.path("out"))?, stage.path("rounded"));
+    let mut rounded = Vec::new();
+    for name in left.names() {
+        let tensor = left.tensor(name)?;
+        ensure!(tensor.dtype == DType::F32, "{name} is {}", tensor.dtype);
+        // What is no matrix stays f32 on the device.
+        let narrow = |v: &f32| half::bf16::from_f32(*v).to_f32().to_le_bytes();
+        let values = tensor.to_f32();
+        let bytes = if tensor.shape.len() == 2 { values.iter().flat_map(narrow).collect() } else { tensor.bytes.to_vec() };
+        rounded.push((name.to_string(), tensor.shape.to_vec(), bytes));
+    }
+    std::fs::create_dir(&rounded_at)?;
+    for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(stage.path("out").join(name), rounded_at.join(name))?;
+    }
+    tiny::write(&rounded_at.join("model.safetensors"), safetensors::Dtype::F32, &rounded)?;
+    let scored = |model: &str, device: bool| {
+        let call = ple("logprob").key("model_name_or_path", stage.path(model)).key("dataset_name", stage.path("rows.jsonl"));
+        let call = call.key("output_file", stage.path("scored.jsonl"));
+        if device { on_device(call) } else { call }.succeed()?;
+        stage.read("scored.jsonl")
+    };
+    let got = scored("out", true)?;
+    ensure!(got == scored("rounded", true)?, "the device scores other weights than the rounded ones");
+    ensure!(got != scored("out", false)?, "the device did not compute in bf16");
     Ok(())
 }
 

@@ -117,7 +117,7 @@ pub fn measure(s: &Stream, shape: &Shape, tell: &mut dyn FnMut(usize) -> Result<
     let vocabulary = config.vocab_size;
     let mut model = Transformer::repeating(s, config, dtype, &disk, &values)?;
     let lora = Lora::upload(s, model.base(), disk)?;
-    let (words, resident) = (lora.arena().flat().len(), model.base().arena().bytes() + 4 * lora.arena().bytes());
+    let (words, resident) = (lora.arena().flat().len(), model.base().bytes() + 4 * lora.arena().bytes());
     model.add_slot(lora)?;
     let limits = model::Limits { tokens: batch * length, loss_rows: batch * length, segments: 2 * batch, examples: batch };
     let planned = resident + model.plan(limits, Keep::Backward);
