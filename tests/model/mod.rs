@@ -4,4 +4,5 @@ mod counted;
 mod cuda;
 mod cuda_bf16;
 mod families;
+mod recomputed;
 mod steady;
