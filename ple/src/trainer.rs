@@ -42,13 +42,7 @@ impl Workspace {
     }
 
     /// The same, where a forward keeps what is said.
-    pub fn keeping(
-        s: &Stream,
-        model: &Transformer,
-        limits: Limits,
-        keep: Keep,
-        overlay: Option<Arena>,
-    ) -> Result<Workspace> {
+    pub fn keeping(s: &Stream, model: &Transformer, limits: Limits, keep: Keep, overlay: Option<Arena>) -> Result<Workspace> {
         Ok(Workspace {
             acts: model.acts(s, limits, keep, overlay)?,
             dout: s.zeros(limits.loss_rows)?,

@@ -38,7 +38,12 @@ fn steps_that_make_activations_again_have_the_same_bits() -> Result<()> {
             let what = format!("{} {tune:?}", config["model_type"]);
             let want = run(cpu().backend(), folder.path(), tune, DType::F32, STEPS)?;
             let got = again(cpu().backend(), folder.path(), tune, DType::F32)?;
-            ensure!(want.losses[0] != want.losses[1] && got.norms == want.norms, "{what}: norms {:?}, {:?}", got.norms, want.norms);
+            ensure!(
+                want.losses[0] != want.losses[1] && got.norms == want.norms,
+                "{what}: norms {:?}, {:?}",
+                got.norms,
+                want.norms
+            );
             same(&what, &got, &want)?;
         }
     }

@@ -96,6 +96,11 @@ impl Table {
         Ok(Table { words: s.upload(&words)?, count: targets.len(), end, memory })
     }
 
+    /// Bytes on the device.
+    pub fn bytes(&self) -> usize {
+        4 * self.words.len()
+    }
+
     /// The copies in `weights`, which hold every group of the targets.
     pub fn over<'a>(&'a self, weights: View<'a>) -> Result<Strips<'a>> {
         let (held, wanted) = (addresses(weights), &self.memory);

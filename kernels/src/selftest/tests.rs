@@ -1,5 +1,5 @@
 use super::*;
-use runtime::{Arg, Backend, Defines, DeviceInfo, Event, Gemm, Gemmed, Kernel, Launch, Pinned, Pool, Ptr, Queue, View};
+use runtime::{Arg, Backend, Defines, DeviceInfo, Event, Gemm, Gemmed, Kernel, Launch, Memory, Pinned, Pool, Ptr, Queue, View};
 use std::collections::HashSet;
 use std::io::Write;
 use std::sync::{Arc, Mutex};
@@ -20,6 +20,9 @@ impl Backend for Recorder {
     }
     fn info(&self) -> &DeviceInfo {
         self.inner.info()
+    }
+    fn memory(&self) -> Memory {
+        self.inner.memory()
     }
     fn host(&self) -> Option<&Pool> {
         self.inner.host()
