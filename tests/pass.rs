@@ -58,7 +58,7 @@ pub fn adapter_of(tune: Tune) -> Adapter {
     }
 }
 
-/// Adds a batch's gradients to `grads`; `dlogp` makes d loss / d logp of the log-probabilities, which are returned.
+/// Adds a batch's gradients to `grads`, of a forward that keeps everything; `dlogp` makes d loss / d logp of the log-probabilities, which are returned.
 pub fn backward(
     s: &Stream,
     model: &Transformer,

@@ -14,6 +14,9 @@ pub enum Keep {
     Nothing,
     /// Everything that [`crate::Transformer::backward`] reads.
     Backward,
+    /// Of each layer its input; the backward makes what else it reads again from it, layer by layer in one set of regions, with the same
+    /// bits.
+    Inputs,
 }
 
 /// The largest micro-batch that fits.
@@ -35,7 +38,7 @@ pub(crate) const ATTENTION_OUT: usize = 1;
 pub(crate) const GATE_UP: usize = 2;
 pub(crate) const MLP_OUT: usize = 3;
 
-/// What one layer keeps for its backward. T columns of a norm's stats are rstd, or mean and rstd.
+/// What one layer leaves for its backward. T columns of a norm's stats are rstd, or mean and rstd.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LayerActs {
     /// `[N, C]` residual stream before the attention norm.
@@ -118,6 +121,8 @@ pub(crate) struct Regions {
     /// `[M, C]` that the head's backward scales; empty without one.
     pub way: Region,
     pub gradients: Option<Gradients>,
+    /// What a forward leaves at most.
+    pub keep: Keep,
 }
 
 fn plan_layer(p: &mut Plan, c: &Config, stored: DType, n: usize, columns: &[usize; 4]) -> LayerActs {
@@ -150,12 +155,17 @@ fn plan_layer(p: &mut Plan, c: &Config, stored: DType, n: usize, columns: &[usiz
 pub(crate) fn plan(p: &mut Plan, c: &Config, stored: DType, columns: &[usize; 4], limits: &Limits, keep: Keep) -> Regions {
     let (n, m) = (limits.tokens, limits.loss_rows);
     let (h, q, f) = (c.hidden_size, c.num_attention_heads * c.head_dim, c.intermediate_size);
-    // Without a backward every layer reuses one set of regions: a layer reads only its own and the last layer's `middle`.
+    // Where layers share one set of regions, a layer reads only its own and the `middle` of the one before.
     let layers = match keep {
         Keep::Backward => (0..c.num_hidden_layers).map(|_| plan_layer(p, c, stored, n, columns)).collect(),
         Keep::Nothing => vec![plan_layer(p, c, stored, n, columns); c.num_hidden_layers],
+        Keep::Inputs => {
+            let first = plan_layer(p, c, stored, n, columns);
+            let other = |_| LayerActs { input: p.region(n * h, stored), ..first };
+            std::iter::once(first).chain((1..c.num_hidden_layers).map(other)).collect()
+        }
     };
-    let gradients = (keep == Keep::Backward).then(|| Gradients {
+    let gradients = (keep != Keep::Nothing).then(|| Gradients {
         stream: [p.region(n * h, stored), p.region(n * h, stored)],
         normed: p.region(n * h, stored),
         qkv: p.region(n * (q + 2 * c.num_key_value_heads * c.head_dim), stored),
@@ -181,8 +191,9 @@ pub(crate) fn plan(p: &mut Plan, c: &Config, stored: DType, columns: &[usize; 4]
         hidden: p.region(n * h, stored),
         out: p.region(m, DType::F32),
         kept: [p.region(m, DType::F32), p.region(m, DType::F32), p.region(m, DType::F32)],
-        way: p.region(if keep == Keep::Backward { m * h } else { 0 }, DType::F32),
+        way: p.region(if keep == Keep::Nothing { 0 } else { m * h }, DType::F32),
         gradients,
+        keep,
     }
 }
 
@@ -198,12 +209,14 @@ pub struct Acts {
     pub(crate) size: (usize, usize),
     /// Segments of it.
     pub(crate) segment_count: usize,
+    /// The layer that regions which all share hold, once a forward is through.
+    pub(crate) held: Option<usize>,
 }
 
 impl Acts {
     /// Lays a plan over an arena that is large enough for it.
     pub(crate) fn on(overlay: Arena, at: Regions, limits: Limits) -> Acts {
-        Acts { overlay, at, limits, staging: Vec::new(), size: (0, 0), segment_count: 0 }
+        Acts { overlay, at, limits, staging: Vec::new(), size: (0, 0), segment_count: 0, held: None }
     }
 
     /// The arena, for the next phase's plan.
@@ -214,6 +227,11 @@ impl Acts {
     /// What fits.
     pub fn limits(&self) -> Limits {
         self.limits
+    }
+
+    /// What they were planned for.
+    pub fn keep(&self) -> Keep {
+        self.at.keep
     }
 
     /// `[M]` log-probabilities or scores of the last forward.

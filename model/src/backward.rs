@@ -1,6 +1,6 @@
 //! The backward pass: gradients of the loss rows to gradients of what is tuned.
 
-use crate::acts::{ATTENTION_OUT, Acts, GATE_UP, Gradients, MLP_OUT, QKV};
+use crate::acts::{ATTENTION_OUT, Acts, GATE_UP, Gradients, Keep, MLP_OUT, QKV};
 use crate::base::Norm;
 use crate::config::Activation;
 use crate::norm;
@@ -32,7 +32,7 @@ impl Pass<'_> {
 }
 
 impl Transformer {
-    /// Adds the gradients of the last [`crate::Keep::Backward`] forward of the same batch to `g`. `dout` `[M]` is d loss / d out.
+    /// Adds the gradients of the last forward of the same batch, which kept what a backward reads, to `g`. `dout` `[M]` is d loss / d out.
     pub fn backward(
         &self,
         s: &Stream,
@@ -53,6 +53,9 @@ impl Transformer {
             return Err(Error::Batch("backward must run with the adapter that is tuned".into()));
         }
         self.reside(s, ad)?;
+        let again = a.at.keep == Keep::Inputs;
+        // Until the pass is through nobody may rely on it.
+        let mut held = a.held.take();
         let dout = dout.view().slice(0..a.size.1)?;
         let trees = a.view(a.at.trees, 2 * b.examples.len())?;
         let entries = a.view(a.at.entries, 2 * b.examples.len())?;
@@ -60,12 +63,17 @@ impl Transformer {
         let mut stream = 0;
         self.head_backward(&p, h, dout)?;
         for layer in (0..self.base.layers()).rev() {
+            if again && held != Some(layer) {
+                self.layer_again(s, a, layer, ad)?;
+                held = Some(layer);
+            }
             stream = self.mlp_backward(&p, layer, stream)?;
             stream = self.attention_backward(&p, layer, stream)?;
         }
         if p.full() {
             self.ends_backward(&p, b, h, dout, stream)?;
         }
+        a.held = held;
         Ok(())
     }
 
@@ -162,7 +170,7 @@ impl Transformer {
         self.activate(s, activated, gate_up)?;
         let dactivated = p.view(p.at.activated, f)?;
         let weights = &self.base.layers[layer];
-        let dout = self.project_backward(p, dstream, weights.mlp_norm.map(|norm| (norm, at.mlp_out, at.mlp_stats)))?;
+        let dout = self.project_backward(p, dstream, self.after_mlp(a, layer))?;
         self.group_backward(p, layer, MLP_OUT, dactivated, dout, activated)?;
         let dgate_up = p.view(p.at.gate_up, self.config.inner_width())?;
         match self.config.activation() {

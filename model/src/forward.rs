@@ -29,18 +29,21 @@ pub(crate) enum Context<'a> {
 }
 
 impl Transformer {
-    /// Runs a micro-batch: leaves `[M]` log-probabilities (or scalars) in [`Acts::out`], and with [`Keep::Backward`] what
-    /// [`Transformer::backward`] reads. Errors: a batch beyond the plan, ids or positions out of range.
+    /// Runs a micro-batch: leaves `[M]` log-probabilities (or scalars) in [`Acts::out`], and what [`Transformer::backward`] reads unless it
+    /// is to keep [`Keep::Nothing`]. Errors: a batch or a `keep` beyond the plan, ids or positions out of range.
     pub fn forward(&self, s: &Stream, a: &mut Acts, b: &Batch, ad: Adapter, h: Head<'_>, keep: Keep) -> Result<()> {
         self.check(s, b)?;
-        if keep == Keep::Backward && a.at.gradients.is_none() {
-            return Err(Error::Batch("these activations were planned without a backward".into()));
+        if keep != Keep::Nothing && keep != a.at.keep {
+            let planned = if a.at.keep == Keep::Nothing { "out a backward".into() } else { format!(" {:?}", a.at.keep) };
+            return Err(Error::Batch(format!("these activations were planned with{planned}, got {keep:?}")));
         }
         if b.cached() {
             return Err(Error::Batch("a cached parent is for prefill only".into()));
         }
         a.upload(s, b)?;
+        a.held = None;
         self.body(s, a, ad, &Context::Forest)?;
+        a.held = self.base.layers().checked_sub(1);
         self.final_norm(s, a)?;
         let (n, m) = a.size;
         let hidden = a.view(a.at.hidden, n * self.config.hidden_size)?;
@@ -49,7 +52,7 @@ impl Transformer {
             Head::LogProb { inv_temperature } => {
                 let head = self.base.weight(self.lm_head()?)?;
                 let targets = a.view(a.at.targets, m)?;
-                let way = if keep == Keep::Backward { m * self.config.hidden_size } else { 0 };
+                let way = if keep == Keep::Nothing { 0 } else { m * self.config.hidden_size };
                 let kept = logprob::Kept { way: a.view(a.at.way, way)?, ..self.kept(a, 0..m)? };
                 logprob::forward(s, out, kept, hidden, rows, targets, head, self.scaling(inv_temperature))?;
             }
@@ -102,24 +105,38 @@ impl Transformer {
             embedding::forward(s, projected, pos, self.base.weight(positions)?, 1.0)?;
         }
         for layer in 0..self.base.layers() {
-            self.attention_block(s, a, layer, ad, context)?;
-            self.mlp_block(s, a, layer, ad)?;
+            let sum = layer > 0 || self.base.positions.is_some();
+            self.attention_block(s, a, layer, ad, context, sum)?;
+            let activated = self.mlp_block(s, a, layer, ad)?;
+            self.project(s, a, activated, layer, MLP_OUT, ad, self.after_mlp(a, layer))?;
         }
         Ok(())
     }
 
-    fn attention_block(&self, s: &Stream, a: &Acts, layer: usize, ad: Adapter, context: &Context<'_>) -> Result<()> {
+    /// Makes what the backward of a layer reads from the layer's input, by the calls of [`Transformer::body`] on the same numbers. Of the
+    /// last product nobody reads more than S, or its norm.
+    pub(crate) fn layer_again(&self, s: &Stream, a: &Acts, layer: usize, ad: Adapter) -> Result<()> {
+        self.attention_block(s, a, layer, ad, &Context::Forest, false)?;
+        let activated = self.mlp_block(s, a, layer, ad)?;
+        match self.after_mlp(a, layer) {
+            None => self.linear(s, a, View::none(self.stored()), activated, layer, MLP_OUT, ad),
+            after => self.project(s, a, activated, layer, MLP_OUT, ad, after),
+        }
+    }
+
+    /// Attention and its norms; the layer's input is the `sum` of what the layer before has left, or is there.
+    fn attention_block(&self, s: &Stream, a: &Acts, layer: usize, ad: Adapter, context: &Context<'_>, sum: bool) -> Result<()> {
         let (n, c, heads) = (a.size.0, self.config.hidden_size, self.heads());
         let at = &a.at.layers[layer];
         let weights = &self.base.layers[layer];
         let (input, normed) = (a.view(at.input, n * c)?, a.view(a.at.normed, n * c)?);
         let stats = a.view(at.input_stats, n * norm::stats(&self.config))?;
-        if layer == 0 && self.base.positions.is_none() {
-            self.norm(s, normed, stats, View::none(self.stored()), input, None, weights.input_norm)?;
-        } else {
+        if sum {
             let before = a.view(a.at.layers[layer.saturating_sub(1)].middle, n * c)?;
             let delta = a.view(a.at.projected, n * c)?;
             self.norm(s, normed, stats, input, before, Some(delta), weights.input_norm)?;
+        } else {
+            self.norm(s, normed, stats, View::none(self.stored()), input, None, weights.input_norm)?;
         }
         let qkv = a.view(at.qkv, n * self.qkv_width())?;
         let pos = a.view(a.at.pos, n)?;
@@ -184,7 +201,8 @@ impl Transformer {
         Ok(attention::forward(s, out, maximum, denominator, qkv, segments, heads, params)?)
     }
 
-    fn mlp_block(&self, s: &Stream, a: &Acts, layer: usize, ad: Adapter) -> Result<()> {
+    /// The MLP up to its last product, of which it gives the operand.
+    fn mlp_block<'a>(&self, s: &Stream, a: &'a Acts, layer: usize, ad: Adapter) -> Result<View<'a>> {
         let (n, c, f) = (a.size.0, self.config.hidden_size, self.config.intermediate_size);
         let at = &a.at.layers[layer];
         let (middle, normed) = (a.view(at.middle, n * c)?, a.view(a.at.normed, n * c)?);
@@ -195,8 +213,13 @@ impl Transformer {
         self.linear(s, a, gate_up, normed, layer, GATE_UP, ad)?;
         let activated = a.view(a.at.activated, n * f)?;
         self.activate(s, activated, gate_up)?;
-        let after = weights.mlp_norm.map(|norm| (norm, at.mlp_out, at.mlp_stats));
-        self.project(s, a, activated, layer, MLP_OUT, ad, after)
+        Ok(activated)
+    }
+
+    /// The norm after a layer's MLP, if there is one, and where its operand and stats lie.
+    pub(crate) fn after_mlp(&self, a: &Acts, layer: usize) -> Option<(Norm, Region, Region)> {
+        let at = &a.at.layers[layer];
+        self.base.layers[layer].mlp_norm.map(|norm| (norm, at.mlp_out, at.mlp_stats))
     }
 
     /// `[N, F]` of the MLP's first half.

@@ -17,6 +17,7 @@ mod header;
 mod json;
 pub mod kv_cache;
 pub mod lora;
+mod memory;
 pub mod merge;
 mod norm;
 mod rotary;

@@ -54,6 +54,11 @@ pub struct Lora {
 }
 
 impl Lora {
+    /// Bytes on the device.
+    pub(crate) fn bytes(&self) -> usize {
+        self.arena.bytes() + self.copies.as_ref().map_or(0, adamw::Table::bytes)
+    }
+
     /// Uploads an adapter for this base.
     pub fn upload(s: &Stream, base: &Base, adapter: Adapter) -> Result<Lora> {
         let (mut plan, form) = (Plan::default(), Layout::of(s, &[]));

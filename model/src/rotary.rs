@@ -77,6 +77,12 @@ impl Rotary {
         Ok(())
     }
 
+    /// Bytes of all tables, once there were paths of up to `positions` of every length.
+    pub(crate) fn bytes(&self, positions: usize) -> usize {
+        let rows = (0..=table_of(positions.min(self.positions))).map(|k| (FIRST << k).min(self.positions)).sum::<usize>();
+        4 * self.kinds.len() * rows * self.d
+    }
+
     /// The longest table made, of layers with a window (`local`) or without; None if heads do not turn.
     pub(crate) fn view(&self, local: bool) -> Option<View<'_>> {
         let kind = if local { self.kinds.last() } else { self.kinds.first() }?;
@@ -106,6 +112,11 @@ mod tests {
             let mut got = vec![0.0; rotary.view(false).unwrap().len()];
             rotary.view(false).unwrap().read(&s, &mut got).unwrap();
             assert_eq!(got, all[..covered * 8], "{path}");
+            let made = s.backend().memory().used;
+            assert!(
+                made as usize <= rotary.bytes(5000) && (path < 4097 || made as usize + 4 * 8 * 4096 == rotary.bytes(5000)),
+                "{made}"
+            );
         }
         for path in [5001, 8193, usize::MAX] {
             let text = rotary.reach(&s, path).unwrap_err().to_string();

@@ -97,7 +97,7 @@ pub struct Transformer {
     /// What config.json says.
     pub config: Config,
     pub(crate) base: Base,
-    slots: Vec<Lora>,
+    pub(crate) slots: Vec<Lora>,
     pub(crate) rotary: Rotary,
     /// Modules of a layer that share an input.
     pub(crate) groups: [Range<usize>; 4],
@@ -288,14 +288,17 @@ impl Transformer {
     pub fn grads(&self, s: &Stream, tune: Tune) -> Result<Grads> {
         let (arena, tensors) = self.trained(tune)?;
         let tensors = tensors.to_vec();
-        let partial = match tune {
-            Tune::Full => {
-                let positions = self.base.positions.map_or(0, |p| p.weight.len());
-                Some(s.zeros(self.base.embedding.weight.len().max(positions))?)
-            }
-            Tune::Lora(_) => None,
+        let partial = match self.partial(tune) {
+            0 => None,
+            len => Some(s.zeros(len)?),
         };
         Ok(Grads { tune, arena: Arena::new(s, arena.bytes())?, partial, tensors })
+    }
+
+    /// Elements of the partial beside the gradients: the largest of embedding, positions and head; none of an adapter's.
+    pub(crate) fn partial(&self, tune: Tune) -> usize {
+        let positions = self.base.positions.map_or(0, |p| p.weight.len());
+        if tune == Tune::Full { self.base.embedding.weight.len().max(positions) } else { 0 }
     }
 
     /// What is tuned: all parameters in one arena, and the tensors in it.

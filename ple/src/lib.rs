@@ -15,6 +15,7 @@ pub mod interrupt;
 pub mod journal;
 pub mod log;
 pub mod logprob;
+pub mod memory;
 pub mod method;
 pub mod open;
 pub mod optim;

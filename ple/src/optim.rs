@@ -105,6 +105,11 @@ impl Optimizer {
         })
     }
 
+    /// Bytes that one takes on the stream's device, for `len` parameters in so many tensors.
+    pub fn bytes(s: &Stream, len: usize, tensors: usize) -> usize {
+        2 * size_of::<f32>() * len + adamw::Norm::bytes(s, tensors)
+    }
+
     /// Another one for as many parameters, at its beginning.
     pub fn restarted(&self, s: &Stream, c: &Config, total: u64) -> Result<Optimizer> {
         Optimizer::new(s, self.m.len(), c, total)

@@ -36,10 +36,15 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    /// Plans for the limits, over `overlay` if given.
+    /// Plans for the limits, over `overlay` if given; everything that a backward reads is kept.
     pub fn new(s: &Stream, model: &Transformer, limits: Limits, overlay: Option<Arena>) -> Result<Workspace> {
+        Workspace::keeping(s, model, limits, Keep::Backward, overlay)
+    }
+
+    /// The same, where a forward keeps what is said.
+    pub fn keeping(s: &Stream, model: &Transformer, limits: Limits, keep: Keep, overlay: Option<Arena>) -> Result<Workspace> {
         Ok(Workspace {
-            acts: model.acts(s, limits, Keep::Backward, overlay)?,
+            acts: model.acts(s, limits, keep, overlay)?,
             dout: s.zeros(limits.loss_rows)?,
             batch: Batch::default(),
             out: Vec::new(),
@@ -101,7 +106,8 @@ impl Trainer {
             interrupt::check()?;
             let (now, later) = rest.split_at(pack::next(rest, needs.heads, w.acts.limits())?);
             rest = later;
-            let loss = self.loss(w, method, &totals, now, Keep::Backward)?;
+            let keep = w.acts.keep();
+            let loss = self.loss(w, method, &totals, now, keep)?;
             step.tokens += w.batch.tokens();
             step.loss += loss.value;
             add(&mut step.metrics, &loss.metrics);

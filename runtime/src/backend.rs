@@ -1,6 +1,6 @@
 //! What a device must do: bytes, queues, launches. About a dozen verbs, the same for CPU, CUDA and Ascend.
 
-use crate::{Error, Pinned, Pool, Result};
+use crate::{Error, Memory, Pinned, Pool, Result};
 use std::time::{Duration, Instant};
 
 /// An address in the memory of one device. On the CPU it is a host address.
@@ -144,6 +144,8 @@ pub trait Backend: Send + Sync {
     fn name(&self) -> &str;
     /// Memory, cores, architecture, versions and paths found.
     fn info(&self) -> &DeviceInfo;
+    /// What is handed out, was at most, and is left.
+    fn memory(&self) -> Memory;
     /// The thread pool, on the CPU only: launchers then call `cpu.rs` with slices.
     fn host(&self) -> Option<&Pool>;
     /// Limit of every wait for a device; [`Error::Deadline`] past it. Queues of the CPU run in the caller: its verbs return when

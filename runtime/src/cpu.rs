@@ -1,6 +1,7 @@
 //! The CPU as a device: host memory, queues that run in the caller, a pool of threads, and what instructions there are.
 
-use crate::{Backend, DeviceInfo, Error, Event, Pinned, Pool, Ptr, Queue, Result};
+use crate::memory::{self, Meter};
+use crate::{Backend, DeviceInfo, Error, Event, Memory, Pinned, Pool, Ptr, Queue, Result};
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::time::{Duration, Instant};
 
@@ -84,6 +85,7 @@ impl std::fmt::Display for Isa {
 pub struct Cpu {
     info: DeviceInfo,
     pool: Pool,
+    meter: Meter,
 }
 
 /// The byte count of `MemTotal` in `/proc/meminfo`; 0 where there is no such file.
@@ -111,7 +113,7 @@ impl Cpu {
             cores: pool.threads() as u32,
             found: Vec::new(),
         };
-        Cpu { info, pool }
+        Cpu { info, pool, meter: Meter::default() }
     }
 
     /// Zeroed memory of its own mapping, in large pages where the system gives them on request: weights and activations are read in
@@ -128,6 +130,18 @@ impl Cpu {
         }
     }
 
+    /// Zeroed memory, 64-byte aligned.
+    fn take(bytes: usize) -> Result<Ptr> {
+        let out_of_memory = || Error::OutOfMemory { wanted: bytes, what: "a buffer".into() };
+        #[cfg(target_os = "linux")]
+        if bytes >= MAPPED {
+            return Cpu::map(bytes).map(|p| Ptr(p as u64)).ok_or_else(out_of_memory);
+        }
+        // SAFETY: the layout is at least 64 bytes.
+        let p = unsafe { alloc_zeroed(Cpu::layout(bytes)?) };
+        if p.is_null() { Err(out_of_memory()) } else { Ok(Ptr(p as u64)) }
+    }
+
     fn layout(bytes: usize) -> Result<Layout> {
         Layout::from_size_align(bytes.max(64), 64).map_err(|_| Error::OutOfMemory { wanted: bytes, what: "a buffer".into() })
     }
@@ -140,20 +154,20 @@ impl Backend for Cpu {
     fn info(&self) -> &DeviceInfo {
         &self.info
     }
+    fn memory(&self) -> Memory {
+        let total = Some(self.info.memory).filter(|total| *total > 0);
+        self.meter.memory(|used| Some(total.into_iter().chain(memory::limit()).min()?.saturating_sub(used)))
+    }
     fn host(&self) -> Option<&Pool> {
         Some(&self.pool)
     }
     fn alloc(&self, _: Queue, bytes: usize) -> Result<Ptr> {
-        #[cfg(target_os = "linux")]
-        if bytes >= MAPPED {
-            let out_of_memory = || Error::OutOfMemory { wanted: bytes, what: "a buffer".into() };
-            return Cpu::map(bytes).map(|p| Ptr(p as u64)).ok_or_else(out_of_memory);
-        }
-        // SAFETY: the layout is at least 64 bytes.
-        let p = unsafe { alloc_zeroed(Cpu::layout(bytes)?) };
-        if p.is_null() { Err(Error::OutOfMemory { wanted: bytes, what: "a buffer".into() }) } else { Ok(Ptr(p as u64)) }
+        let p = Cpu::take(bytes)?;
+        self.meter.take(bytes);
+        Ok(p)
     }
     fn free(&self, _: Queue, p: Ptr, bytes: usize) {
+        self.meter.give(bytes);
         #[cfg(target_os = "linux")]
         if bytes >= MAPPED {
             // SAFETY: `p` came from `alloc` with the same byte count, hence from `map`. A mapping that cannot be ended stays.

@@ -1,6 +1,8 @@
 //! A device that counts what is taken of it: memory, and waits for what it computed.
 
-use runtime::{Arg, Backend, DeviceInfo, Event, Gemm, Gemmed, Graph, Kernel, Launch, Pinned, Pool, Ptr, Queue, Result, Stream};
+use runtime::{
+    Arg, Backend, DeviceInfo, Event, Gemm, Gemmed, Graph, Kernel, Launch, Memory, Pinned, Pool, Ptr, Queue, Result, Stream,
+};
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -43,6 +45,9 @@ impl<D: Deref<Target = dyn Backend> + Send + Sync> Backend for Counted<D> {
     }
     fn info(&self) -> &DeviceInfo {
         self.device.info()
+    }
+    fn memory(&self) -> Memory {
+        self.device.memory()
     }
     fn host(&self) -> Option<&Pool> {
         self.device.host()

@@ -3,7 +3,7 @@
 use super::counted::counted;
 use anyhow::{Context, Result, ensure};
 use model::weights::Checkpoint;
-use model::{Adapter, Transformer, Tune};
+use model::{Adapter, Keep, Transformer, Tune};
 use ple::config::{Command, Config};
 use ple::method::{Example, Heads, sft::Sft};
 use ple::optim::Optimizer;
@@ -41,6 +41,18 @@ pub(super) fn examples() -> Vec<Example> {
 /// Trains for so many steps of several micro-batches. From the second step on nothing is allocated, and the host waits once for each
 /// micro-batch and once for the norm.
 pub(super) fn run(device: &'static dyn Backend, folder: &Path, tune: Tune, dtype: DType, steps: usize) -> Result<Run> {
+    run_keeping(Keep::Backward, device, folder, tune, dtype, steps)
+}
+
+/// The same, where forwards keep what is said.
+pub(super) fn run_keeping(
+    keep: Keep,
+    device: &'static dyn Backend,
+    folder: &Path,
+    tune: Tune,
+    dtype: DType,
+    steps: usize,
+) -> Result<Run> {
     let (counts, s) = counted(device);
     let model = match tune {
         Tune::Lora(_) => tiny::load_as(&s, folder, Some(dtype))?.0,
@@ -55,7 +67,7 @@ pub(super) fn run(device: &'static dyn Backend, folder: &Path, tune: Tune, dtype
     let all: Vec<&Example> = examples.iter().collect();
     let limits = pack::limits(pack::longest(&examples));
     ensure!(pack::next(&all, Heads::LogProb, limits)? == 1, "the first micro-batch holds more than an example");
-    let mut w = Workspace::new(&s, &trainer.model, limits, None)?;
+    let mut w = Workspace::keeping(&s, &trainer.model, limits, keep, None)?;
     let (mut losses, mut norms) = (Vec::new(), Vec::new());
     for i in 0..steps {
         let (allocations, waits) = (counts.allocations(), counts.waits());

@@ -5,4 +5,5 @@ mod cuda;
 mod cuda_bf16;
 mod cuda_full;
 mod families;
+mod recomputed;
 mod steady;

@@ -41,6 +41,11 @@ impl Norm {
         Ok(Norm { tensors: tensors.to_vec(), host: (0.0, 1.0), device })
     }
 
+    /// Bytes on the stream's device for so many tensors; a buffer has at least 64.
+    pub fn bytes(s: &Stream, tensors: usize) -> usize {
+        if s.host().is_some() { 0 } else { (16 * tensors).max(64) + (8 * tensors).max(64) + 2 * 64 }
+    }
+
     /// Measures `g`; the factor is that of [`clip_scale`] for `max_norm`. Nothing is waited for.
     pub fn measure(&mut self, s: &Stream, g: View<'_>, max_norm: f64) -> Result<()> {
         for (i, t) in self.tensors.iter().enumerate() {

@@ -18,10 +18,11 @@ const INPUTS: usize = 384;
 /// Floats of operands of a weight gradient that are packed once for all tasks, at most; larger ones are packed task by task.
 const SHARED: usize = 16 << 20;
 
-/// y [M, ΣN] =, S [M, ΣR] =.
+/// y [M, ΣN] = (if there is one), S [M, ΣR] =.
 pub(crate) fn forward(pool: &Pool, y: &mut [f32], s: &mut [f32], x: &[f32], group: Group<'_>) {
     let (m, k, n) = (x.len() / group.k, group.k, group.n);
-    product::run(pool, Some(Out { at: y.as_mut_ptr(), ld: n }), s, Left::new(x, k), m, &Forward(group));
+    let out = if y.is_empty() { None } else { Some(Out { at: y.as_mut_ptr(), ld: n }) };
+    product::run(pool, out, s, Left::new(x, k), m, &Forward(group));
 }
 
 /// dx [M, K] = (if there is one), dS [M, ΣR] =.

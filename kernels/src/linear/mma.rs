@@ -168,13 +168,17 @@ fn product(
     unsafe { s.launch(kernel, &launch, &[&args[..], &[Arg::Struct(parts)], &sizes].concat()) }
 }
 
-/// y [M, ΣN] = and S [M, T] = (an empty view without an adapter) of x [M, K].
+/// y [M, ΣN] = (or nothing if the view is empty) and S [M, T] = (an empty view without an adapter) of x [M, K].
 pub(super) fn forward(s: &Stream, y: View<'_>, lora_s: View<'_>, x: View<'_>, parts: &[Part<'_>]) -> Result<()> {
     let room = "linear::forward";
     let g = Group::new(room, parts)?;
     let m = x.len() / g.k;
-    let [y, to_s, x] = [operand(room, y, Bf16)?, operand(room, lora_s, Bf16)?, operand(room, x, Bf16)?];
+    let [to_s, x] = [operand(room, lora_s, Bf16)?, operand(room, x, Bf16)?];
     g.project(s, to_s, x, m, [g.tail, g.k])?;
+    if y.is_empty() {
+        return Ok(());
+    }
+    let y = operand(room, y, Bf16)?;
     product(s, &PRODUCTS[0], [y, x, g.at(0, 0), to_s], (&g.parts(false), g.aligned), [m, g.n, g.k, g.ld, g.tail], [g.n, g.k])
 }
 

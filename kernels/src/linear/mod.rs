@@ -147,17 +147,18 @@ fn apart(room: &str, outputs: &[View<'_>], inputs: &[View<'_>], parts: &[Part<'_
     Ok(())
 }
 
-/// y [M, ΣN] = and S [M, ΣR] = (`lora_s`; an empty view if no part has LoRA) from x [M, K].
+/// y [M, ΣN] = (or nothing if the view is empty) and S [M, ΣR] = (`lora_s`; an empty view if no part has LoRA) from x [M, K].
 pub fn forward(s: &Stream, y: View<'_>, lora_s: View<'_>, x: View<'_>, parts: &[Part<'_>]) -> Result<()> {
     let room = "linear::forward";
     let Sizes { k, n, ranks, stored } = Sizes::of(s, room, parts, x)?;
     let m = rows(room, "x", x, k)?;
-    for (name, view, len) in [("x", x, m * k), ("y", y, m * n), ("lora_s", lora_s, m * ranks)] {
+    let outputs = if y.is_empty() { 0 } else { n };
+    for (name, view, len) in [("x", x, m * k), ("y", y, m * outputs), ("lora_s", lora_s, m * ranks)] {
         check_as(room, name, view, stored, len)?;
     }
     apart(room, &[y, lora_s], &[x], parts)?;
     match (s.host(), stored) {
-        // SAFETY: the device is the CPU; `apart` keeps both outputs away from every other operand.
+        // SAFETY: the device is the CPU; `apart` keeps both outputs away from every other operand; an empty y is only asked for its length.
         (Some(pool), _) => unsafe { cpu::forward(pool, y.host_mut()?, lora_s.host_mut()?, x.host()?, Group::new(parts)?) },
         (None, DType::Bf16) => mma::forward(s, y, lora_s, x, parts)?,
         (None, _) => cuda::forward(s, y, lora_s, x, parts)?,

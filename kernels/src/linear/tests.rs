@@ -150,6 +150,9 @@ fn run_forward(s: &Stream, x: &[f32], cases: &[Case]) -> Result<(Vec<f32>, Vec<f
     let ((n, ranks), m) = (width(cases), x.len() / cases[0].k);
     let (loaded, y, lora_s, x) = (Loaded::new(s, cases), nans(s, m * n), nans(s, m * ranks), s.upload(x)?);
     forward(s, y.view(), lora_s.view(), x.view(), &loaded.parts(s))?;
+    let alone = nans(s, m * ranks);
+    forward(s, View::none(DType::F32), alone.view(), x.view(), &loaded.parts(s))?;
+    same("S without y", &alone.to_vec()?, &lora_s.to_vec()?);
     Ok((y.to_vec()?, lora_s.to_vec()?))
 }
 

@@ -1,6 +1,6 @@
 use super::*;
 use emulator::{Cuda, Mode};
-use runtime::{Arg, Backend, Defines, DeviceInfo, Event, Gemm, Gemmed, Kernel, Launch, Pinned, Pool, Ptr, Queue, View};
+use runtime::{Arg, Backend, Defines, DeviceInfo, Event, Gemm, Gemmed, Kernel, Launch, Memory, Pinned, Pool, Ptr, Queue, View};
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::io::Write;
@@ -24,6 +24,9 @@ impl Backend for Recorder {
     }
     fn info(&self) -> &DeviceInfo {
         self.inner.info()
+    }
+    fn memory(&self) -> Memory {
+        self.inner.memory()
     }
     fn host(&self) -> Option<&Pool> {
         self.inner.host()

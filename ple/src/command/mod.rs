@@ -24,6 +24,7 @@ use crate::checkpoint::{create_folder, remove_stale};
 use crate::config::Config;
 use crate::data::Dropped;
 use crate::log::Log;
+use crate::memory::Planned;
 use crate::open::Opened;
 use crate::optim::Optimizer;
 use crate::principle::Principle;
@@ -45,8 +46,14 @@ fn most_steps(c: &Config) -> u64 {
     if c.max_steps > 0 { c.max_steps as u64 } else { u64::MAX }
 }
 
-/// Makes the run's folder, its log and `run.json`, and says what was opened. With the log come the files of `run.json`.
-fn start(c: &Config, opened: &Opened, trainer: &Trainer, resumed: Option<&Resumed>) -> Result<(Log, Map<String, Value>)> {
+/// Makes the run's folder, its log and `run.json`, and says what was opened and planned. With the log come the files of `run.json`.
+fn start(
+    c: &Config,
+    opened: &Opened,
+    trainer: &Trainer,
+    plan: &Planned,
+    resumed: Option<&Resumed>,
+) -> Result<(Log, Map<String, Value>)> {
     let folder = required(&c.output_dir, "output_dir")?;
     create_folder(folder)?;
     let stale = remove_stale(folder)?;
@@ -68,6 +75,7 @@ fn start(c: &Config, opened: &Opened, trainer: &Trainer, resumed: Option<&Resume
     let info = opened_info(trainer);
     let mut run = telemetry::provenance(c, &trainer.stream);
     run["parameters"] = json!({ "base": trainer.model.base().parameters(), "trainable": trainer.parameters() });
+    run["memory"] = json!({ "planned": plan.to_json() });
     host::write_file(&folder.join("run.json"), |out| writeln!(out, "{run:#}"))?;
     c.notes.iter().chain(&trainer.model.config.warnings).chain(&opened.notes).for_each(|note| log.say(&format!("note  {note}")));
     log.say(&format!(
@@ -78,6 +86,7 @@ fn start(c: &Config, opened: &Opened, trainer: &Trainer, resumed: Option<&Resume
         trainer.parameters(),
         opened.folder.display(),
     ));
+    log.say(&format!("memory {plan}"));
     Ok((log, run["files"].as_object().cloned().unwrap_or_default()))
 }
 

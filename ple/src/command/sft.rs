@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::data::{self, Dropped, check, order, sft::LossOn};
 use crate::eval::best::Best;
 use crate::log::{self, Log, number};
+use crate::memory::{Needs, Planned};
 use crate::method::{Example, Group, Heads, Loss, Method, sft::Sft};
 use crate::open::Opened;
 use crate::trainer::{self, Step, Trainer, Workspace};
@@ -74,6 +75,12 @@ impl Rows {
         pack::longest_for(self.heads, self.train.iter().chain(&self.eval)).max(c.max_tokens_per_micro_batch as usize)
     }
 
+    /// Positions of the longest prompt and answer.
+    pub fn path(&self) -> usize {
+        let path = |e: &Example| e.prompt.len() + e.answers.iter().map(Vec::len).max().unwrap_or(0);
+        self.train.iter().chain(&self.eval).map(path).max().unwrap_or(0)
+    }
+
     /// Optimizer steps of `num_train_epochs` over these rows.
     pub fn steps(&self, c: &Config) -> u64 {
         let per_epoch = self.train.len().div_ceil(c.batch_size()) as u64;
@@ -102,13 +109,13 @@ pub fn train(
     trainer::supported(&method.needs())?;
     // As in TRL, `max_steps` overrides the epochs.
     let steps = if c.max_steps > 0 { c.max_steps as u64 } else { rows.steps(c) };
+    let limits = pack::limits(rows.budget(c));
+    let plan = Planned::choose(c, &opened, Needs { limits, pages: 0, path: rows.path(), optimizers: 1 })?;
+    if c.dry_run {
+        return log::print(&format!("{steps} steps; {plan}\n"));
+    }
     let optimizer = super::optimizer(c, &opened, steps)?;
     let mut trainer = super::trainer(&mut opened, optimizer)?;
-    let limits = pack::limits(rows.budget(c));
-    if c.dry_run {
-        let bytes = trainer.model.plan(limits, model::Keep::Backward);
-        return log::print(&format!("{steps} steps; {bytes} bytes of activations\n"));
-    }
     let resumed = resume::find(c, &mut said)?;
     let mut at = At::start(Stage::Sft, 0);
     if let Some(resumed) = &resumed {
@@ -121,9 +128,9 @@ pub fn train(
         resumed.restore(&mut trainer, opened.tune)?;
         at = resumed.at();
     }
-    let (mut log, _) = start(c, &opened, &trainer, resumed.as_ref())?;
+    let (mut log, _) = start(c, &opened, &trainer, &plan, resumed.as_ref())?;
     said.iter().for_each(|line| log.say(line));
-    let mut w = Workspace::new(&trainer.stream, &trainer.model, limits, None::<Arena>)?;
+    let mut w = Workspace::keeping(&trainer.stream, &trainer.model, limits, plan.keep, None::<Arena>)?;
     side::fill(&trainer, &mut w, reference, method, &mut rows.train)?;
     side::fill(&trainer, &mut w, reference, method, &mut rows.eval)?;
     let site = Site::new(c, &opened)?;
@@ -132,8 +139,9 @@ pub fn train(
     if let Some(best) = &rows.best {
         best.load(&trainer, &mut log)?;
     }
+    let folder = required(&c.output_dir, "output_dir")?;
+    plan.end(&trainer.stream, folder, &log)?;
     if steps > 0 {
-        let folder = required(&c.output_dir, "output_dir")?;
         checkpoint::save(&trainer.stream, &trainer.model, opened.tune, &opened.folder, folder)?;
     }
     log.finish()

@@ -80,11 +80,11 @@ fn arity(name: String, from: &Origin) -> Result<(String, bool, Arity)> {
     Err(other::unknown(from, &name, &known))
 }
 
-/// Whether the next word is a value: not a flag, and a word of truth where only that makes sense. A minus before a digit is a number.
+/// Whether the next word is a value: not a flag, and a word of truth or `auto` where only that makes sense. A minus before a digit is a number.
 fn is_value(word: &str, arity: Arity) -> bool {
     let number = word.strip_prefix('-').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit() || c == '.'));
     let flag = word.starts_with('-') && word.len() > 1 && !number;
-    !flag && (arity != Arity::Switch || bool::read(&Value::String(word.to_string())).is_some())
+    !flag && (arity != Arity::Switch || word == "auto" || bool::read(&Value::String(word.to_string())).is_some())
 }
 
 /// A later flag replaces an earlier one; a list grows.

@@ -341,3 +341,36 @@ impl Field for Resume {
         }
     }
 }
+
+/// Whether the backward makes activations again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checkpointing {
+    /// Where they do not fit otherwise.
+    Auto,
+    /// Yes.
+    On,
+    /// No.
+    Off,
+}
+
+impl Field for Checkpointing {
+    const ARITY: Arity = Arity::Switch;
+    const HINT: Hint = Hint::Words(&["auto", "true", "false"]);
+    fn wanted() -> String {
+        "auto, true or false".into()
+    }
+    fn read(value: &Value) -> Option<Checkpointing> {
+        match (bool::read(value), value.as_str()) {
+            (Some(on), _) => Some(if on { Checkpointing::On } else { Checkpointing::Off }),
+            (None, Some("auto")) => Some(Checkpointing::Auto),
+            _ => None,
+        }
+    }
+    fn write(&self) -> Value {
+        match self {
+            Checkpointing::Auto => "auto".into(),
+            Checkpointing::On => true.into(),
+            Checkpointing::Off => false.into(),
+        }
+    }
+}

@@ -105,6 +105,8 @@ keys! {
     gradient_accumulation_steps: u32 = 1, FIT;
     /// Ours: token budget of a micro-batch; changes memory and speed, never a result.
     max_tokens_per_micro_batch: u32 = 4096, FIT | MAP | EVAL;
+    /// Activations are made again from each layer's input, in less memory and with the same results: auto where they do not fit otherwise.
+    gradient_checkpointing: Checkpointing = Checkpointing::Auto, FIT;
     /// Highest learning rate of the schedule (reward: 1e-4; dpo, rloo, grpo: 1e-6, as in TRL).
     learning_rate: f64 = 2e-5, FIT;
     /// Shape of the schedule (train, raft: constant).

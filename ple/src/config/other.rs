@@ -23,7 +23,6 @@ const RULES: &[(&str, Rule)] = &[
     ("packing", Ignored("sequences are always packed, without padding")),
     ("padding_free", Ignored("there is no padding")),
     ("bf16", Ignored("dtype decides")),
-    ("gradient_checkpointing", Ignored("memory is planned")),
     ("gradient_checkpointing_kwargs", Ignored("memory is planned")),
     ("use_liger_kernel", Ignored("the kernels are this program's")),
     ("deepspeed", Ignored("there is one process")),

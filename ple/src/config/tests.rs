@@ -148,6 +148,27 @@ fn refused_or_ignored_by_name() {
 }
 
 #[test]
+fn checkpointing_is_a_switch_of_three_ways() {
+    let of = |flags: &str| sft(flags).map(|c| c.gradient_checkpointing);
+    for (flags, wanted) in [
+        ("", Checkpointing::Auto),
+        ("--gradient_checkpointing", Checkpointing::On),
+        ("--gradient_checkpointing true --seed 1", Checkpointing::On),
+        ("--no_gradient_checkpointing", Checkpointing::Off),
+        ("--gradient_checkpointing=false", Checkpointing::Off),
+        ("--gradient_checkpointing --gradient_checkpointing auto", Checkpointing::Auto),
+    ] {
+        assert_eq!(of(flags).unwrap(), wanted, "{flags}");
+    }
+    assert_eq!(with_file("a.yaml", "gradient_checkpointing: true", "").unwrap().gradient_checkpointing, Checkpointing::On);
+    fails(with_file("a.yaml", "gradient_checkpointing: some", ""), &["gradient_checkpointing", "auto, true or false", "some"]);
+    fails(train("--quiet auto"), &["quiet", "true or false", "auto"]);
+    let c = sft("--gradient_checkpointing").unwrap();
+    assert_eq!(c.to_json()["gradient_checkpointing"], true);
+    assert_eq!(sft("").unwrap().to_json()["gradient_checkpointing"], "auto");
+}
+
+#[test]
 fn start_up_validation() {
     let cases = [
         ("--ple_tau0 0", "ple_tau0"),

@@ -13,11 +13,7 @@ pub(super) fn name() -> String {
 pub(super) fn memory() -> Memory {
     let text = read_to_string("/proc/meminfo").unwrap_or_default();
     let (total, available) = (field(&text, "MemTotal:"), field(&text, "MemAvailable:"));
-    let limit = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
-        .iter()
-        .find_map(|path| read_to_string(path).ok()?.trim().parse::<u64>().ok())
-        .filter(|limit| *limit < total);
-    Memory { total, available, limit }
+    Memory { total, available, limit: runtime::memory::limit().filter(|limit| *limit < total) }
 }
 
 /// A line `name   123 kB` in bytes; 0 if it is not there.

@@ -7,7 +7,10 @@ use super::graphs::{self, Graphs};
 use super::launch::{attributes, config, described};
 use super::library::{Library, WORKSPACE};
 use super::modules::Modules;
-use crate::{Arg, Backend, DeviceInfo, Error, Event, Gemm, Gemmed, Graph, Kernel, Launch, Pinned, Pool, Ptr, Queue, Result};
+use crate::memory::Meter;
+use crate::{
+    Arg, Backend, DeviceInfo, Error, Event, Gemm, Gemmed, Graph, Kernel, Launch, Memory, Pinned, Pool, Ptr, Queue, Result,
+};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUevent, CUresult, CUstream};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -18,6 +21,9 @@ use std::time::{Duration, Instant};
 
 /// Without asking, a kernel gets this much dynamic shared memory.
 const SHARED_UNASKED: u32 = 48 << 10;
+
+/// A buffer has at least so many bytes.
+const LEAST: usize = 64;
 
 /// Queues of a device; streams are made when they are first used.
 const QUEUES: usize = 8;
@@ -46,6 +52,7 @@ pub struct Cuda {
     graphs: Mutex<Graphs>,
     /// By queue, each with memory of its own; None where it was looked for and is not.
     libraries: Mutex<HashMap<u32, Option<Library>>>,
+    meter: Meter,
 }
 
 // SAFETY: the driver's handles may be used from any thread; every verb makes the context current first.
@@ -123,8 +130,22 @@ impl Cuda {
             check("cuMemPoolSetAttribute", sys::cuMemPoolSetAttribute(pool, release, threshold))?;
         }
         let (streams, modules, events, graphs, libraries) = Default::default();
-        let (blocking, capturing) = (driver::blocking(), AtomicU32::default());
-        Ok(Cuda { name, info, device, context, streams, compiler, blocking, capturing, modules, events, graphs, libraries })
+        let (blocking, capturing, meter) = (driver::blocking(), AtomicU32::default(), Meter::default());
+        Ok(Cuda {
+            name,
+            info,
+            device,
+            context,
+            streams,
+            compiler,
+            blocking,
+            capturing,
+            modules,
+            events,
+            graphs,
+            libraries,
+            meter,
+        })
     }
 
     /// Makes the context current in this thread and gives the queue's stream.
@@ -171,11 +192,16 @@ impl Cuda {
         self.poll("an event", "cuEventQuery", || unsafe { sys::cuEventQuery(event) })
     }
 
-    fn out_of_memory(&self, wanted: usize) -> Error {
+    /// Bytes that are free, and all; None if the driver does not tell. The context is current.
+    fn room(&self) -> Option<(usize, usize)> {
         let (mut free, mut total) = (0, 0);
-        // SAFETY: integers that outlive the call; the context is current.
+        // SAFETY: integers that outlive the call.
         let known = unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) } == CUresult::CUDA_SUCCESS;
-        let rest = if known { format!(", {free} of {total} bytes are free") } else { String::new() };
+        known.then_some((free, total))
+    }
+
+    fn out_of_memory(&self, wanted: usize) -> Error {
+        let rest = self.room().map_or(String::new(), |(free, total)| format!(", {free} of {total} bytes are free"));
         Error::OutOfMemory { wanted, what: format!("a buffer on {}{rest}", self.name) }
     }
 }
@@ -206,22 +232,27 @@ impl Backend for Cuda {
     fn info(&self) -> &DeviceInfo {
         &self.info
     }
+    fn memory(&self) -> Memory {
+        self.meter.memory(|_| self.stream(Queue(0)).ok().and_then(|_| Some(self.room()?.0 as u64)))
+    }
     fn host(&self) -> Option<&Pool> {
         None
     }
     fn alloc(&self, q: Queue, bytes: usize) -> Result<Ptr> {
         let stream = self.stream(q)?;
-        let (mut p, bytes) = (0, bytes.max(64));
+        let (mut p, bytes) = (0, bytes.max(LEAST));
         // SAFETY: an address that outlives the call.
         match unsafe { sys::cuMemAllocAsync(&mut p, bytes, stream) } {
             CUresult::CUDA_SUCCESS => {}
             CUresult::CUDA_ERROR_OUT_OF_MEMORY => return Err(self.out_of_memory(bytes)),
             code => return Err(failure("cuMemAllocAsync", code)),
         }
+        self.meter.take(bytes);
         self.fill(q, Ptr(p), 0, bytes)?;
         Ok(Ptr(p))
     }
-    fn free(&self, q: Queue, p: Ptr, _: usize) {
+    fn free(&self, q: Queue, p: Ptr, bytes: usize) {
+        self.meter.give(bytes.max(LEAST));
         if let Ok(stream) = self.stream(q) {
             // SAFETY: `p` came from `alloc`. After a fault the driver refuses, and the memory goes with the context.
             unsafe { sys::cuMemFreeAsync(p.0, stream) };

@@ -4,6 +4,7 @@
 mod adapters;
 mod devices;
 mod disks;
+mod memory;
 mod methods;
 mod models;
 mod numbers;

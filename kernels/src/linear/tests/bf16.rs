@@ -90,8 +90,12 @@ pub(super) fn tail(cases: &[Case]) -> usize {
 pub(super) fn run_forward(s: &Stream, x: &[f32], cases: &[Case], room: &[usize]) -> Result<[Vec<f32>; 2]> {
     let (m, n) = (x.len() / cases[0].k, outputs(cases).iter().sum::<usize>());
     let loaded = Loaded::new(s, cases, room)?;
-    let (y, lora_s) = (Acts::nan(s, Bf16, m * n)?, Acts::nan(s, Bf16, m * tail(cases))?);
-    forward(s, y.view(), lora_s.view(), Acts::put(s, Bf16, x)?.view(), &loaded.parts()?)?;
+    let (y, lora_s, alone) =
+        (Acts::nan(s, Bf16, m * n)?, Acts::nan(s, Bf16, m * tail(cases))?, Acts::nan(s, Bf16, m * tail(cases))?);
+    let x = Acts::put(s, Bf16, x)?;
+    forward(s, y.view(), lora_s.view(), x.view(), &loaded.parts()?)?;
+    forward(s, View::none(Bf16), alone.view(), x.view(), &loaded.parts()?)?;
+    same("S without y", &alone.get()?, &lora_s.get()?);
     Ok([y.get()?, lora_s.get()?])
 }
 

@@ -5,6 +5,7 @@
 //! causal half of attention's 4·H·D a pair of positions. The adapter's own are not counted.
 
 use crate::config::{Command, Config};
+use crate::memory::{Needs, Planned};
 use crate::method::{Example, sft::Sft};
 use crate::optim::Optimizer;
 use crate::trainer::{Trainer, Workspace};
@@ -64,7 +65,7 @@ pub struct Measured {
     pub flops: f64,
     /// Computed tokens of a step.
     pub tokens: usize,
-    /// Bytes on the device as planned before the first step: weights, adapter with gradients and moments, activations.
+    /// Bytes on the device as planned before the first step.
     pub planned: usize,
     /// Loss of each step.
     pub losses: Vec<f64>,
@@ -117,10 +118,11 @@ pub fn measure(s: &Stream, shape: &Shape, tell: &mut dyn FnMut(usize) -> Result<
     let vocabulary = config.vocab_size;
     let mut model = Transformer::repeating(s, config, dtype, &disk, &values)?;
     let lora = Lora::upload(s, model.base(), disk)?;
-    let (words, resident) = (lora.arena().flat().len(), model.base().bytes() + 4 * lora.arena().bytes());
+    let words = lora.arena().flat().len();
     model.add_slot(lora)?;
     let limits = model::Limits { tokens: batch * length, loss_rows: batch * length, segments: 2 * batch, examples: batch };
-    let planned = resident + model.plan(limits, Keep::Backward);
+    let needs = Needs { limits, pages: 0, path: length + 1, optimizers: 1 };
+    let planned = Planned::of(s, &model, Tune::Lora(0), needs, Keep::Backward)?.total();
     tell(planned)?;
     let settings = Config { learning_rate: 1e-4, ..Config::defaults(Command::Sft) };
     let optimizer = Optimizer::new(s, words, &settings, (WARM + STEPS) as u64)?;

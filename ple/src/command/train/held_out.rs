@@ -86,7 +86,7 @@ impl Run<'_> {
                 "finished": s.answer.stopped, "reward": number(s.reward) })
         });
         host::write_file(&path, |out| lines.into_iter().try_for_each(|line| writeln!(out, "{line}")))?;
-        let mut w = Workspace::new(s, model, self.limits, Some(kv.into_overlay()))?;
+        let mut w = self.workspace(trainer, kv.into_overlay())?;
         let (reward, std) = eval::moments(&scores.total);
         let length = eval::mean(samples.iter().map(|s| s.answer.ids.len() as f64));
         let mut values = vec![("eval_reward", reward), ("eval_reward_std", std), ("eval_completions/mean_length", length)];

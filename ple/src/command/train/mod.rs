@@ -8,6 +8,7 @@ use crate::config::{Command, Config, Order, Recipe, Resume};
 use crate::data::{self, Prompt, order};
 use crate::journal::Head;
 use crate::log::{self, Log, number};
+use crate::memory::{Needs, Planned};
 use crate::method::{Example, Method, Sampling, Side, grpo::Grpo, ple::Ple, raft::Raft, release::Release, rloo::Rloo};
 use crate::open::Opened;
 use crate::progress::{self, Table};
@@ -41,6 +42,8 @@ struct Run<'a> {
     prompts: Vec<Prompt>,
     cache: CacheLimits,
     limits: Limits,
+    /// Its device memory.
+    plan: Planned,
     /// Adapter of the reference policy.
     reference: Adapter,
     folder: &'a Path,
@@ -120,14 +123,19 @@ pub fn run_method(c: &Config, mut opened: Opened, rewards: Rewards, method: &mut
     let sampling = prepare::sides(method, 0)?[0].sampling;
     let per_iteration = (c.ple_queries_per_iter as usize).div_ceil(c.batch_size()) as u64 * u64::from(c.ple_epochs_per_iter);
     let steps = (u64::from(c.ple_iters) * per_iteration).min(super::most_steps(c));
+    let needs = Needs {
+        limits,
+        pages: opened.model()?.cache_plan(cache, c.repetition_penalty != 1.0),
+        path: cache.positions.max(supervised.as_ref().map_or(0, sft::Rows::path)),
+        // That of the supervised stage, beside that of the iterations.
+        optimizers: 1 + usize::from(supervised.is_some()),
+    };
+    let plan = Planned::choose(c, &opened, needs)?;
+    if c.dry_run {
+        return log::print(&format!("{} queries; at most {steps} steps; {plan}\n", prompts.len()));
+    }
     let optimizer = super::optimizer(c, &opened, steps)?;
     let mut trainer = super::trainer(&mut opened, optimizer)?;
-    let model = &trainer.model;
-    let bytes = model.cache_plan(cache, c.repetition_penalty != 1.0).max(model.plan(limits, model::Keep::Backward));
-    if c.dry_run {
-        let n = prompts.len();
-        return log::print(&format!("{n} queries; at most {steps} steps; overlay of {bytes} bytes for rollout and training\n"));
-    }
     let resumed = resume::find(c, &mut said)?;
     let first = if supervised.is_some() { Stage::Sft } else { Stage::Ple };
     let mut at = resume::At::start(first, 0);
@@ -142,12 +150,12 @@ pub fn run_method(c: &Config, mut opened: Opened, rewards: Rewards, method: &mut
             ));
         }
     }
-    let (log, files) = start(c, &opened, &trainer, resumed.as_ref())?;
+    let (log, files) = start(c, &opened, &trainer, &plan, resumed.as_ref())?;
     said.iter().for_each(|line| log.say(line));
     principle.iter().for_each(|p| log.say(&format!("rule  {}", p.text)));
     let folder = required(&c.output_dir, "output_dir")?;
     checkpoint::create_folder(&folder.join("completions"))?;
-    let overlay = Arena::new(&trainer.stream, bytes)?;
+    let overlay = Arena::new(&trainer.stream, plan.activations.max(plan.pages))?;
     let run = Run {
         c,
         opened,
@@ -155,6 +163,7 @@ pub fn run_method(c: &Config, mut opened: Opened, rewards: Rewards, method: &mut
         prompts,
         cache,
         limits,
+        plan,
         reference,
         folder,
         held_out,
@@ -174,12 +183,18 @@ pub fn run_method(c: &Config, mut opened: Opened, rewards: Rewards, method: &mut
     if let Some(held) = &run.held_out {
         held.end(&trainer, &mut progress.log)?;
     }
+    run.plan.end(&trainer.stream, folder, &progress.log)?;
     checkpoint::save(&trainer.stream, &trainer.model, run.opened.tune, &run.opened.folder, folder)?;
     progress.log.finish()?;
     Ok(host::write_file(&folder.join("ple.json"), |out| writeln!(out, "{state:#}"))?)
 }
 
 impl Run<'_> {
+    /// The buffers of training, over the arena that rollouts use in turn.
+    fn workspace(&self, trainer: &Trainer, overlay: Arena) -> Result<Workspace> {
+        Workspace::keeping(&trainer.stream, &trainer.model, self.limits, self.plan.keep, Some(overlay))
+    }
+
     /// Where its checkpoints go.
     fn site(&self) -> Result<Site<'_>> {
         Site::new(self.c, &self.opened)
@@ -197,7 +212,8 @@ impl Run<'_> {
     ) -> Result<()> {
         if let (Some(rows), Stage::Sft) = (supervised, progress.at.stage) {
             let Progress { log, at, .. } = progress;
-            overlay = prepare::supervise(self.c, trainer, rows, self.limits, overlay, log, at, &self.site()?, resumed)?;
+            overlay =
+                prepare::supervise(self.c, trainer, rows, self.workspace(trainer, overlay)?, log, at, &self.site()?, resumed)?;
             *at = resume::At::start(Stage::Ple, rows.steps(self.c));
             log.stage();
         }
@@ -258,7 +274,7 @@ impl Run<'_> {
             Err(error) => return self.completions(iteration, &drawn, method).and(Err(error)),
         };
         self.completions(iteration, &drawn, method)?;
-        let mut w = Workspace::new(&trainer.stream, &trainer.model, self.limits, Some(kv.into_overlay()))?;
+        let mut w = self.workspace(trainer, kv.into_overlay())?;
         let (s, model, Drawn { prompts, sides, samples, .. }) = (&trainer.stream, &trainer.model, &drawn);
         let gap = match progress.at.drawn.as_ref().map(|drawn| drawn.gap) {
             Some([max, mean, off]) => Gap { max, mean, off },
@@ -311,7 +327,7 @@ impl Run<'_> {
         if self.held_out.is_none() {
             return Ok(overlay);
         }
-        let w = Workspace::new(&trainer.stream, &trainer.model, self.limits, Some(overlay))?;
+        let w = self.workspace(trainer, overlay)?;
         Ok(self.evaluate(trainer, w, log)?.0.into_overlay())
     }
 

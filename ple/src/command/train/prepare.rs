@@ -91,14 +91,12 @@ pub(super) fn supervise(
     c: &Config,
     trainer: &mut Trainer,
     rows: &sft::Rows,
-    limits: Limits,
-    overlay: Arena,
+    mut w: Workspace,
     log: &mut Log,
     at: &mut At,
     site: &Site<'_>,
     resumed: Option<&Resumed>,
 ) -> Result<Arena> {
-    let mut w = Workspace::new(&trainer.stream, &trainer.model, limits, Some(overlay))?;
     let steps = rows.steps(c);
     let own = trainer.optimizer.restarted(&trainer.stream, c, steps)?;
     let later = std::mem::replace(&mut trainer.optimizer, own);
