@@ -19,6 +19,7 @@ pub mod kv_cache;
 pub mod lora;
 pub mod merge;
 mod norm;
+mod products;
 mod rotary;
 pub mod sequence;
 mod stop;

@@ -2,7 +2,7 @@
 
 use super::counted::counted;
 use anyhow::{Context, Result, ensure};
-use model::{Adapter, Tune};
+use model::{Adapter, Transformer, Tune};
 use ple::config::{Command, Config};
 use ple::method::{Example, Heads, sft::Sft};
 use ple::optim::Optimizer;
@@ -38,8 +38,18 @@ pub(super) fn examples() -> Vec<Example> {
 /// Trains for so many steps of several micro-batches. From the second step on nothing is allocated, and the host waits once for each
 /// micro-batch and once for the norm.
 pub(super) fn run(device: &'static dyn Backend, folder: &Path, tune: Tune, dtype: DType, steps: usize) -> Result<Run> {
+    run_of(device, |s| Ok(tiny::load_as(s, folder, Some(dtype))?.0), tune, steps)
+}
+
+/// The same of a model that `load` makes.
+pub(super) fn run_of(
+    device: &'static dyn Backend,
+    load: impl FnOnce(&Stream) -> Result<Transformer>,
+    tune: Tune,
+    steps: usize,
+) -> Result<Run> {
     let (counts, s) = counted(device);
-    let (model, _) = tiny::load_as(&s, folder, Some(dtype))?;
+    let model = load(&s)?;
     let words = model.trained(tune)?.0.flat().len();
     let mut config = Config::defaults(Command::Sft);
     (config.learning_rate, config.max_grad_norm) = (1e-2, 0.5);

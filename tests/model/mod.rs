@@ -3,5 +3,6 @@
 mod counted;
 mod cuda;
 mod cuda_bf16;
+mod cuda_library;
 mod families;
 mod steady;

@@ -15,7 +15,7 @@
 //! x, delta, sum, y, dx, dy, add: [N, C] f32, on CUDA also bf16: each result is rounded once, and v is the rounded sum. w, b, dw, db: `[C]`
 //! f32. stats: [N, 2] f32 of mean and rstd, kept for backward. `=` everywhere but in dw and db.
 //! Bytes: forward 8 NC (16 NC with a delta), backward 12 NC (16 with `add`), dw and db 8 NC. FLOPs: 7 NC, 13 NC, 5 NC.
-//! On CUDA rows of y, dx and add may lie apart ([`View::apart`]), and a block owns a row and sums it in A2's own order: the CPU's bits. Spans of
+//! On CUDA rows of y, dx, dy and add may lie apart ([`View::apart`]), and a block owns a row and sums it in A2's own order: the CPU's bits. Spans of
 //! `examples` are cut at N there; the CPU refuses them. order: law
 
 use crate::cuda::{blocks, elements, kernel, operand, optional, pitch, rows_of, size, stored, variant};
@@ -120,9 +120,9 @@ pub fn backward(
     disjoint(room, &[dx], &[dy, x, stats, w, add])?;
     let Some(pool) = s.host() else {
         let stored = stored(room, x)?;
-        let rows = [rows_of(room, dx, stored)?, operand(room, dy, stored)?, operand(room, x, stored)?];
+        let rows = [rows_of(room, dx, stored)?, rows_of(room, dy, stored)?, operand(room, x, stored)?];
         let rest = [operand(room, stats, F32)?, operand(room, w, F32)?, rows_of(room, add, stored)?];
-        let sizes = [size(room, w.len())?, pitch(room, dx, w.len())?, pitch(room, add, w.len())?];
+        let sizes = [size(room, w.len())?, pitch(room, dx, w.len())?, pitch(room, dy, w.len())?, pitch(room, add, w.len())?];
         let launch = Launch { defines: variant(stored), ..blocks(stats.len() / 2)? };
         // SAFETY: as in `forward`.
         return unsafe { s.launch(&KERNELS[2], &launch, &[&rows[..], &rest, &sizes].concat()) };

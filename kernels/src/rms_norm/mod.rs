@@ -12,7 +12,7 @@
 //! x, delta, sum, y, dx, dy, add: [N, C] f32, on CUDA also bf16: each result is rounded once, and v is the rounded sum. w, dw: `[C]` f32.
 //! rstd: `[N]` f32, kept for backward. `=` everywhere but in dw.
 //! Bytes: forward 8 NC (16 NC with a delta), backward 12 NC (16 with `add`), dw 8 NC. FLOPs: 4 NC, 9 NC, 3 NC.
-//! On CUDA rows of y, dx and add may lie apart ([`View::apart`]), and a block owns a row and sums it in A2's own order: the CPU's bits. Spans of `examples` are cut at N there; the CPU refuses them.
+//! On CUDA rows of y, dx, dy and add may lie apart ([`View::apart`]), and a block owns a row and sums it in A2's own order: the CPU's bits. Spans of `examples` are cut at N there; the CPU refuses them.
 //! order: law
 
 use crate::cuda::{blocks, elements, kernel, operand, optional, pitch, rows_of, size, stored, variant};
@@ -119,9 +119,9 @@ pub fn backward(
     let Some(pool) = s.host() else {
         let (room, stored) = ("rms_norm::backward", stored("rms_norm::backward", x)?);
         let launch = Launch { defines: variant(stored), ..blocks(rstd.len())? };
-        let views = [rows_of(room, dx, stored)?, operand(room, dy, stored)?, operand(room, x, stored)?];
+        let views = [rows_of(room, dx, stored)?, rows_of(room, dy, stored)?, operand(room, x, stored)?];
         let rest = [operand(room, rstd, F32)?, operand(room, w, F32)?, rows_of(room, add, stored)?];
-        let pitches = [pitch(room, dx, w.len())?, pitch(room, add, w.len())?];
+        let pitches = [pitch(room, dx, w.len())?, pitch(room, dy, w.len())?, pitch(room, add, w.len())?];
         let args = [&views[..], &rest, &[size(room, w.len())?], &pitches, &[Arg::Bits(weight_offset)]].concat();
         // SAFETY: as in `forward`.
         return unsafe { s.launch(&KERNELS[2], &launch, &args) };
