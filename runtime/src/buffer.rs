@@ -325,3 +325,33 @@ impl Arena {
         self.memory.view().zero(self.memory.stream())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Isa;
+
+    #[test]
+    fn rows_that_lie_apart_are_no_elements_side_by_side() -> Result<()> {
+        let s = Stream::cpu(1, Isa::portable());
+        let buffer = s.upload(&[1f32; 15])?;
+        let (all, rows) = (buffer.view(), buffer.view().apart(3, 5)?);
+        assert_eq!((rows.len(), rows.pitch(3)?, all.pitch(7)?), (9, 5, 7));
+        assert!(rows.pitch(5).is_err() && rows.apart(3, 3).is_err() && all.apart(3, 4).is_err() && all.apart(6, 5).is_err());
+        let same = all.apart(5, 5)?;
+        assert_eq!((same.len(), same.together("here").is_ok()), (15, true));
+        let refused = rows.together("here").map_err(|e| e.to_string());
+        assert!(refused.is_err_and(|e| e.contains("here: wanted elements side by side, got rows of 3, 5 apart")));
+        // SAFETY: the device is the CPU and nobody else has these elements; nothing is handed out.
+        let on_host = unsafe { (rows.host::<f32>().is_err(), rows.host_mut::<f32>().is_err()) };
+        assert_eq!(on_host, (true, true));
+        assert!(rows.slice(0..3).is_err() && rows.read(&s, &mut [0f32; 9]).is_err() && rows.write(&s, &[0f32; 9]).is_err());
+        let other = s.upload(&[2f32; 9])?;
+        assert!(rows.zero(&s).is_err() && rows.copy(&s, other.view()).is_err() && other.view().copy(&s, rows).is_err());
+        assert_eq!(buffer.to_vec()?, [1.0; 15]);
+        // What lies between rows is theirs, what lies behind the last one is not.
+        assert!(disjoint("here", &[rows], &[all.slice(3..5)?]).is_err());
+        assert!(disjoint("here", &[rows], &[all.slice(13..15)?]).is_ok());
+        Ok(())
+    }
+}
