@@ -11,7 +11,7 @@ use runtime::{DType, Isa, Stream};
 use std::path::Path;
 
 /// Matrices of a model whose log-probabilities are held to CUDA.md's absolute limit are this much smaller than the other's.
-const TAME: f32 = 0.3;
+pub(super) const TAME: f32 = 0.3;
 /// Of a token's log-probability, and so of a mean of them: CUDA.md's limit for a whole model in bf16 against f32.
 pub(super) const LOGP: f64 = 5e-2;
 /// Of an adapter's gradient with the f32 one: the same table's.

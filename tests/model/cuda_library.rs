@@ -1,11 +1,11 @@
 //! Training whose products the vendor's library makes, on the emulated CUDA device, whose library adds in an order of its own.
 
 use super::cuda::{Run, run_of};
-use super::cuda_bf16::{LOGP, TIMES, apart, cpu, farthest, losses, values};
+use super::cuda_bf16::{LOGP, TAME, TIMES, apart, cpu, farthest, losses, values};
 use anyhow::{Result, ensure};
-use model::{Adapter, Lora, Transformer, Tune};
+use model::{Adapter, Keep, Lora, Transformer, Tune};
 use ple_tests::data::say;
-use ple_tests::tiny;
+use ple_tests::{pass, tiny};
 use runtime::{DType, Stream};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -66,6 +66,26 @@ fn on_cuda_steps_through_the_library_are_the_cpu_s_within_tolerance() -> Result<
         ensure!(worst <= LOGP, "{what}: losses {:?}, the CPU's {:?}", losses(&got), losses(&want));
         ensure!(far <= TIMES * own, "{what}: the adapter is off by {far} of its norm, by rounded weights {own}");
     }
+    Ok(())
+}
+
+/// An adapter's passes and those without it, between which rows lie as they lay.
+#[test]
+fn on_cuda_passes_without_the_adapter_go_through_the_library_too() -> Result<()> {
+    let Some(cuda) = emulator::cuda() else { return Ok(()) };
+    cuda.mode(emulator::Mode::PAIRS[3]);
+    let folder = tiny::scaled(&tiny::config(true), DType::Bf16, TAME)?;
+    let b = pass::batch(&[(vec![5, 6, 7], vec![vec![8, 9], vec![10]])])?;
+    let logps = |s: &Stream, dtype: DType, library: bool| -> Result<Vec<Vec<f32>>> {
+        let model = loaded(s, folder.path(), dtype, 8, library)?;
+        let adapters = [Adapter::Slot(0), Adapter::Off, Adapter::Slot(0)];
+        adapters.iter().map(|adapter| pass::logps(s, &model, &b, *adapter, Keep::Nothing)).collect()
+    };
+    let (got, want) = (logps(&cuda.stream, DType::Bf16, true)?, logps(cpu(), DType::F32, false)?);
+    ensure!(got[0] == got[2] && got[0] != got[1], "the adapter's pass after one without it");
+    let wide = |v: &[Vec<f32>]| v.concat().into_iter().map(f64::from).collect::<Vec<_>>();
+    let worst = farthest(&wide(&got), &wide(&want));
+    ensure!(worst <= LOGP, "log-probabilities off by {worst}");
     Ok(())
 }
 

@@ -107,6 +107,10 @@ fn on_cuda_a_run_through_the_library_repeats_itself() -> Result<()> {
     ensure!(said.to_string().contains(r#""gemm":"library""#), "{said}");
     std::fs::remove_dir_all(stage.path("before"))?;
     ensure!(run()? == first, "a repeat has another adapter");
+    let scored = ple("logprob --device cuda:0 --dtype bfloat16 --gemm library").libraries(made);
+    let scored = scored.key("model_name_or_path", stage.path("model")).key("adapter", stage.path("before"));
+    scored.key("dataset_name", stage.path("rows.jsonl")).key("output_file", stage.path("logps.jsonl")).succeed()?;
+    ensure!(!stage.read("logps.jsonl")?.is_empty(), "no log-probabilities");
     Ok(())
 }
 
