@@ -44,8 +44,20 @@ pub(crate) fn blocks(n: usize) -> Result<Launch> {
 
 /// The operand's address; its dtype is what the kernel reads.
 pub(crate) fn operand(room: &str, view: View<'_>, dtype: DType) -> Result<Arg<'static>> {
+    view.together(room)?;
     ensure!(view.dtype() == dtype, "{room}: wanted {dtype}, got {}", view.dtype());
     Ok(Arg::Ptr(view.ptr()))
+}
+
+/// The same for rows that may lie apart, whose [`pitch`] the kernel takes too; a null pointer if there are none.
+pub(crate) fn rows_of(room: &str, view: View<'_>, dtype: DType) -> Result<Arg<'static>> {
+    ensure!(view.is_empty() || view.dtype() == dtype, "{room}: wanted {dtype}, got {}", view.dtype());
+    Ok(Arg::Ptr(if view.is_empty() { Ptr(0) } else { view.ptr() }))
+}
+
+/// Elements from row to row of an operand in rows of `width`.
+pub(crate) fn pitch(room: &str, view: View<'_>, width: usize) -> Result<Arg<'static>> {
+    size(room, view.pitch(width)?)
 }
 
 /// The same for an operand that may be absent: then a null pointer.
@@ -80,6 +92,7 @@ pub fn kernels() -> Vec<(Kernel, Defines)> {
         &crate::kv_store::KERNELS,
         &crate::embedding::ADD,
         &crate::linear::KERNELS,
+        &crate::linear::library::STRIP,
         &crate::conformance::KERNELS,
     ];
     let both = [

@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::norm;
 use crate::{Error, Result};
 use kernels::attention;
+use kernels::linear::library::pitch;
 use runtime::{Arena, DType, Plan, Region, Stream, View};
 
 /// What a forward leaves behind.
@@ -51,7 +52,7 @@ pub(crate) struct LayerActs {
     pub head_rstd: Region,
     /// `[N, (H+2K)·D]` after RoPE.
     pub qkv: Region,
-    /// `[N, H·D]`
+    /// `[N, H·D]` rows apart
     pub attended: Region,
     /// `[N, H]` i32
     pub maximum: Region,
@@ -76,15 +77,15 @@ pub(crate) struct LayerActs {
 /// Regions of the backward.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Gradients {
-    /// `[N, C]` of the residual stream, and the one before it.
+    /// `[N, C]` of the residual stream, and the one before it; rows apart.
     pub stream: [Region; 2],
-    /// `[N, C]` of a normed input.
+    /// `[N, C]` of a normed input, or, rows apart, of a module's output that is normed.
     pub normed: Region,
-    /// `[N, (H+2K)·D]`
+    /// `[N, (H+2K)·D]` rows apart
     pub qkv: Region,
     /// `[N, H·D]`
     pub attended: Region,
-    /// `[N, 2F]`, or `[N, F]` without a gate.
+    /// `[N, 2F]`, or `[N, F]` without a gate; rows apart.
     pub gate_up: Region,
     /// `[N, F]`
     pub activated: Region,
@@ -92,9 +93,20 @@ pub(crate) struct Gradients {
     pub lora: Region,
 }
 
+/// How rows of activations are stored.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stored {
+    /// f32 or bf16.
+    pub dtype: DType,
+    /// Columns of strips that those leave room for which go into a module, forward or back: [`Acts::rows`]. 0: all rows lie side by side.
+    pub room: usize,
+}
+
 /// The regions of a plan.
 #[derive(Clone, Debug)]
 pub(crate) struct Regions {
+    /// Of [`Stored`].
+    pub room: usize,
     pub tokens: Region,
     pub pos: Region,
     pub segments: Region,
@@ -103,11 +115,11 @@ pub(crate) struct Regions {
     pub trees: Region,
     pub entries: Region,
     pub layers: Vec<LayerActs>,
-    /// `[N, C]` normed input of a group; reused.
+    /// `[N, C]` normed input of a group, rows apart; reused.
     pub normed: Region,
     /// `[N, C]` output of o_proj or down_proj; reused.
     pub projected: Region,
-    /// `[N, F]`
+    /// `[N, F]` rows apart
     pub activated: Region,
     /// `[N, C]` residual stream before the final norm.
     pub last: Region,
@@ -125,7 +137,7 @@ pub(crate) struct Regions {
     pub keep: Keep,
 }
 
-fn plan_layer(p: &mut Plan, c: &Config, stored: DType, n: usize, columns: &[usize; 4]) -> LayerActs {
+fn plan_layer(p: &mut Plan, c: &Config, Stored { dtype: stored, room }: Stored, n: usize, columns: &[usize; 4]) -> LayerActs {
     let (h, q, t) = (c.hidden_size, c.num_attention_heads * c.head_dim, norm::stats(c));
     let width = q + 2 * c.num_key_value_heads * c.head_dim;
     let heads = c.num_attention_heads + c.num_key_value_heads;
@@ -136,7 +148,7 @@ fn plan_layer(p: &mut Plan, c: &Config, stored: DType, n: usize, columns: &[usiz
         raw_qkv: p.region(raw * n * width, stored),
         head_rstd: p.region(raw * n * heads, DType::F32),
         qkv: p.region(n * width, stored),
-        attended: p.region(n * q, stored),
+        attended: p.region(n * pitch(q, room), stored),
         maximum: p.region(n * c.num_attention_heads, DType::I32),
         denominator: p.region(n * c.num_attention_heads, DType::F32),
         attention_out: p.region(after_attention * n * h, stored),
@@ -150,31 +162,32 @@ fn plan_layer(p: &mut Plan, c: &Config, stored: DType, n: usize, columns: &[usiz
     }
 }
 
-/// Plans activations for a model, stored as f32 or bf16; `columns` are the most columns of S that a group has over layers and slots.
+/// Plans activations for a model; `columns` are the most columns of S that a group has over layers and slots.
 /// Whatever a row has one number of, log-probabilities and what the head keeps are f32 in both.
-pub(crate) fn plan(p: &mut Plan, c: &Config, stored: DType, columns: &[usize; 4], limits: &Limits, keep: Keep) -> Regions {
-    let (n, m) = (limits.tokens, limits.loss_rows);
+pub(crate) fn plan(p: &mut Plan, c: &Config, rows: Stored, columns: &[usize; 4], limits: &Limits, keep: Keep) -> Regions {
+    let (n, m, Stored { dtype: stored, room }) = (limits.tokens, limits.loss_rows, rows);
     let (h, q, f) = (c.hidden_size, c.num_attention_heads * c.head_dim, c.intermediate_size);
     // Where layers share one set of regions, a layer reads only its own and the `middle` of the one before.
     let layers = match keep {
-        Keep::Backward => (0..c.num_hidden_layers).map(|_| plan_layer(p, c, stored, n, columns)).collect(),
-        Keep::Nothing => vec![plan_layer(p, c, stored, n, columns); c.num_hidden_layers],
+        Keep::Backward => (0..c.num_hidden_layers).map(|_| plan_layer(p, c, rows, n, columns)).collect(),
+        Keep::Nothing => vec![plan_layer(p, c, rows, n, columns); c.num_hidden_layers],
         Keep::Inputs => {
-            let first = plan_layer(p, c, stored, n, columns);
+            let first = plan_layer(p, c, rows, n, columns);
             let other = |_| LayerActs { input: p.region(n * h, stored), ..first };
             std::iter::once(first).chain((1..c.num_hidden_layers).map(other)).collect()
         }
     };
     let gradients = (keep != Keep::Nothing).then(|| Gradients {
-        stream: [p.region(n * h, stored), p.region(n * h, stored)],
-        normed: p.region(n * h, stored),
-        qkv: p.region(n * (q + 2 * c.num_key_value_heads * c.head_dim), stored),
+        stream: [p.region(n * pitch(h, room), stored), p.region(n * pitch(h, room), stored)],
+        normed: p.region(n * pitch(h, room), stored),
+        qkv: p.region(n * pitch(q + 2 * c.num_key_value_heads * c.head_dim, room), stored),
         attended: p.region(n * q, stored),
-        gate_up: p.region(n * c.inner_width(), stored),
+        gate_up: p.region(n * pitch(c.inner_width(), room), stored),
         activated: p.region(n * f, stored),
         lora: p.region(n * columns.iter().max().copied().unwrap_or(0), stored),
     });
     Regions {
+        room,
         tokens: p.region(n, DType::U32),
         pos: p.region(n, DType::U32),
         segments: p.region(4 * limits.segments, DType::U32),
@@ -183,9 +196,9 @@ pub(crate) fn plan(p: &mut Plan, c: &Config, stored: DType, columns: &[usize; 4]
         trees: p.region(2 * limits.examples, DType::U32),
         entries: p.region(2 * limits.examples, DType::U32),
         layers,
-        normed: p.region(n * h, stored),
+        normed: p.region(n * pitch(h, room), stored),
         projected: p.region(n * h, stored),
-        activated: p.region(n * f, stored),
+        activated: p.region(n * pitch(f, room), stored),
         last: p.region(n * h, stored),
         last_stats: p.region(n * norm::stats(c), DType::F32),
         hidden: p.region(n * h, stored),
@@ -254,6 +267,13 @@ impl Acts {
     /// The first `len` elements of a region.
     pub(crate) fn view(&self, region: Region, len: usize) -> Result<View<'_>> {
         Ok(self.overlay.view(region)?.slice(0..len)?)
+    }
+
+    /// N rows of a region that is planned with them apart: what a norm, an activation or attention leaves for the module after it, and
+    /// the gradient of what a module gives.
+    pub(crate) fn rows(&self, region: Region, width: usize) -> Result<View<'_>> {
+        let ld = pitch(width, self.at.room);
+        Ok(self.view(region, self.size.0 * ld)?.apart(width, ld)?)
     }
 
     /// Uploads a batch whose lengths belong together, after checking that it fits.

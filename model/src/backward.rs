@@ -29,6 +29,9 @@ impl Pass<'_> {
     fn view(&self, region: Region, width: usize) -> Result<View<'_>> {
         self.a.view(region, self.a.size.0 * width)
     }
+    fn rows(&self, region: Region, width: usize) -> Result<View<'_>> {
+        self.a.rows(region, width)
+    }
 }
 
 impl Transformer {
@@ -51,6 +54,9 @@ impl Transformer {
             && ad != Adapter::Slot(slot)
         {
             return Err(Error::Batch("backward must run with the adapter that is tuned".into()));
+        }
+        if g.tune == Tune::Full && self.library.is_some() {
+            return Err(Error::Batch("full tuning goes through own products: the library's biases are rounded once".into()));
         }
         self.reside(s, ad)?;
         let again = a.at.keep == Keep::Inputs;
@@ -108,7 +114,7 @@ impl Transformer {
         norm: Norm,
         add: Option<View<'_>>,
     ) -> Result<()> {
-        self.norm_gradient(p.s, p.view(dx, self.config.hidden_size)?, dy, x, stats, norm, add)?;
+        self.norm_gradient(p.s, p.rows(dx, self.config.hidden_size)?, dy, x, stats, norm, add)?;
         if p.full() {
             let db = norm.bias.map(|b| p.grads.view(b)).transpose()?.unwrap_or(View::none(DType::F32));
             self.norm_weight_gradient(p.s, [p.grads.view(norm.weight)?, db], dy, x, stats, p.trees)?;
@@ -126,7 +132,7 @@ impl Transformer {
         let Some((norm, out, stats)) = after else { return Ok(dstream) };
         let (out, stats) = (p.view(out, self.config.hidden_size)?, p.view(stats, norm::stats(&self.config))?);
         self.norm_backward(p, p.at.normed, dstream, out, stats, norm, None)?;
-        p.view(p.at.normed, self.config.hidden_size)
+        p.rows(p.at.normed, self.config.hidden_size)
     }
 
     /// Gradients of one module group: `dx` (empty to skip) from `dy`, and of its parameters with input `x`.
@@ -134,7 +140,7 @@ impl Transformer {
         let columns = self.columns(layer, group, p.adapter)?;
         let ds = p.view(p.at.lora, columns)?;
         self.group(layer, group, p.adapter, |parts| {
-            linear::backward(p.s, dx, ds, dy, parts)?;
+            self.product_back(p.s, dx, ds, dy, parts)?;
             let modules = self.groups[group].clone();
             let count = modules.len();
             if p.full() {
@@ -165,20 +171,20 @@ impl Transformer {
     fn mlp_backward(&self, p: &Pass<'_>, layer: usize, stream: usize) -> Result<usize> {
         let (s, a, c, f) = (p.s, p.a, self.config.hidden_size, self.config.intermediate_size);
         let at = &a.at.layers[layer];
-        let dstream = p.view(p.at.stream[stream], c)?;
-        let (gate_up, activated) = (p.view(at.gate_up, self.config.inner_width())?, p.view(a.at.activated, f)?);
+        let dstream = p.rows(p.at.stream[stream], c)?;
+        let (gate_up, activated) = (p.view(at.gate_up, self.config.inner_width())?, p.rows(a.at.activated, f)?);
         self.activate(s, activated, gate_up)?;
         let dactivated = p.view(p.at.activated, f)?;
         let weights = &self.base.layers[layer];
         let dout = self.project_backward(p, dstream, self.after_mlp(a, layer))?;
         self.group_backward(p, layer, MLP_OUT, dactivated, dout, activated)?;
-        let dgate_up = p.view(p.at.gate_up, self.config.inner_width())?;
+        let dgate_up = p.rows(p.at.gate_up, self.config.inner_width())?;
         match self.config.activation() {
             Activation::SwiGlu => swiglu::backward(s, dgate_up, dactivated, gate_up, f)?,
             Activation::GeGlu | Activation::Gelu => gelu::backward(s, dgate_up, dactivated, gate_up, f, gelu::Curve::Tanh)?,
         }
         let (middle, stats) = (p.view(at.middle, c)?, p.view(at.middle_stats, norm::stats(&self.config))?);
-        let normed = p.view(a.at.normed, c)?;
+        let normed = p.rows(a.at.normed, c)?;
         self.norm_again(s, normed, middle, stats, weights.middle_norm)?;
         let dnormed = p.view(p.at.normed, c)?;
         self.group_backward(p, layer, GATE_UP, dnormed, dgate_up, normed)?;
@@ -189,13 +195,13 @@ impl Transformer {
     fn attention_backward(&self, p: &Pass<'_>, layer: usize, stream: usize) -> Result<usize> {
         let (s, a, c, heads) = (p.s, p.a, self.config.hidden_size, self.heads());
         let (at, width) = (&a.at.layers[layer], self.qkv_width());
-        let dstream = p.view(p.at.stream[stream], c)?;
-        let (attended, dattended) = (p.view(at.attended, heads.h * heads.d)?, p.view(p.at.attended, heads.h * heads.d)?);
+        let dstream = p.rows(p.at.stream[stream], c)?;
+        let (attended, dattended) = (p.rows(at.attended, heads.h * heads.d)?, p.view(p.at.attended, heads.h * heads.d)?);
         let weights = &self.base.layers[layer];
         let after = weights.attention_norm.map(|norm| (norm, at.attention_out, at.attention_stats));
         let dout = self.project_backward(p, dstream, after)?;
         self.group_backward(p, layer, ATTENTION_OUT, dattended, dout, attended)?;
-        let (qkv, dqkv) = (p.view(at.qkv, width)?, p.view(p.at.qkv, width)?);
+        let (qkv, dqkv) = (p.view(at.qkv, width)?, p.rows(p.at.qkv, width)?);
         let (maximum, denominator) = (p.view(at.maximum, heads.h)?, p.view(at.denominator, heads.h)?);
         let segments = a.segments()?;
         attention::backward(s, dqkv, dattended, attended, qkv, maximum, denominator, segments, heads, self.attention(layer))?;
@@ -208,7 +214,7 @@ impl Transformer {
             self.head_norm_gradient(s, dqkv, raw, rstd, norms, dw, p.trees)?;
         }
         let (input, stats) = (p.view(at.input, c)?, p.view(at.input_stats, norm::stats(&self.config))?);
-        let normed = p.view(a.at.normed, c)?;
+        let normed = p.rows(a.at.normed, c)?;
         self.norm_again(s, normed, input, stats, weights.input_norm)?;
         // Below the first layer nothing is tuned unless everything is.
         let needed = layer > 0 || p.full();

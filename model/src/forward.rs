@@ -129,7 +129,7 @@ impl Transformer {
         let (n, c, heads) = (a.size.0, self.config.hidden_size, self.heads());
         let at = &a.at.layers[layer];
         let weights = &self.base.layers[layer];
-        let (input, normed) = (a.view(at.input, n * c)?, a.view(a.at.normed, n * c)?);
+        let (input, normed) = (a.view(at.input, n * c)?, a.rows(a.at.normed, c)?);
         let stats = a.view(at.input_stats, n * norm::stats(&self.config))?;
         if sum {
             let before = a.view(a.at.layers[layer.saturating_sub(1)].middle, n * c)?;
@@ -150,7 +150,7 @@ impl Transformer {
         if let Some(table) = self.turn(layer) {
             rope::forward(s, qkv, pos, table, heads.h + heads.k, heads.d, self.qkv_width())?;
         }
-        let attended = a.view(at.attended, n * heads.h * heads.d)?;
+        let attended = a.rows(at.attended, heads.h * heads.d)?;
         match context {
             Context::Forest => self.attend(s, a, layer, None)?,
             Context::Prefill { cache, cached } => {
@@ -192,7 +192,7 @@ impl Transformer {
     fn attend(&self, s: &Stream, a: &Acts, layer: usize, pages: Option<&KvCache>) -> Result<()> {
         let (n, heads, at) = (a.size.0, self.heads(), &a.at.layers[layer]);
         let (maximum, denominator) = (a.view(at.maximum, n * heads.h)?, a.view(at.denominator, n * heads.h)?);
-        let (out, qkv) = (a.view(at.attended, n * heads.h * heads.d)?, a.view(at.qkv, n * self.qkv_width())?);
+        let (out, qkv) = (a.rows(at.attended, heads.h * heads.d)?, a.view(at.qkv, n * self.qkv_width())?);
         let (segments, params) = (a.segments()?, self.attention(layer));
         if let Some(cache) = pages {
             let (m, l, pages, (pieces, first)) = (maximum, denominator, cache.layer(layer)?, cache.pieces()?);
@@ -205,13 +205,13 @@ impl Transformer {
     fn mlp_block<'a>(&self, s: &Stream, a: &'a Acts, layer: usize, ad: Adapter) -> Result<View<'a>> {
         let (n, c, f) = (a.size.0, self.config.hidden_size, self.config.intermediate_size);
         let at = &a.at.layers[layer];
-        let (middle, normed) = (a.view(at.middle, n * c)?, a.view(a.at.normed, n * c)?);
+        let (middle, normed) = (a.view(at.middle, n * c)?, a.rows(a.at.normed, c)?);
         let (input, projected) = (a.view(at.input, n * c)?, a.view(a.at.projected, n * c)?);
         let (weights, stats) = (&self.base.layers[layer], a.view(at.middle_stats, n * norm::stats(&self.config))?);
         self.norm(s, normed, stats, middle, input, Some(projected), weights.middle_norm)?;
         let gate_up = a.view(at.gate_up, n * self.config.inner_width())?;
         self.linear(s, a, gate_up, normed, layer, GATE_UP, ad)?;
-        let activated = a.view(a.at.activated, n * f)?;
+        let activated = a.rows(a.at.activated, f)?;
         self.activate(s, activated, gate_up)?;
         Ok(activated)
     }
@@ -242,6 +242,6 @@ impl Transformer {
 
     fn linear(&self, s: &Stream, a: &Acts, y: View<'_>, x: View<'_>, layer: usize, group: usize, ad: Adapter) -> Result<()> {
         let lora_s = a.view(a.at.layers[layer].lora[group], a.size.0 * self.columns(layer, group, ad)?)?;
-        self.group(layer, group, ad, |parts| Ok(linear::forward(s, y, lora_s, x, parts)?))
+        self.group(layer, group, ad, |parts| self.product(s, y, lora_s, x, (layer, group), parts))
     }
 }

@@ -108,7 +108,14 @@ impl KvCache {
         }
         let mut p = Plan::default();
         let at = plan(&mut p, model, &limits, seen);
-        let regions = acts::plan(&mut p, &model.config, DType::F32, &model.group_columns(), &act_limits(&limits), Keep::Nothing);
+        let regions = acts::plan(
+            &mut p,
+            &model.config,
+            acts::Stored { dtype: DType::F32, room: 0 },
+            &model.group_columns(),
+            &act_limits(&limits),
+            Keep::Nothing,
+        );
         let overlay = match overlay {
             Some(overlay) if overlay.bytes() >= p.bytes() => overlay,
             Some(overlay) => {

@@ -20,6 +20,7 @@ pub mod lora;
 mod memory;
 pub mod merge;
 mod norm;
+mod products;
 mod rotary;
 pub mod sequence;
 mod stop;

@@ -6,6 +6,7 @@ use crate::base::Base;
 use crate::config::Config;
 use crate::config::ModuleSpec;
 use crate::lora::{Lora, Tensor};
+use crate::products::Library;
 use crate::rotary::Rotary;
 use crate::storage::Trained;
 use crate::weights::Checkpoint;
@@ -101,6 +102,8 @@ pub struct Transformer {
     pub(crate) rotary: Rotary,
     /// Modules of a layer that share an input.
     pub(crate) groups: [Range<usize>; 4],
+    /// Where the vendor's library multiplies.
+    pub(crate) library: Option<Library>,
 }
 
 /// The storage that full tuning computes in: f32, or bf16 on a device.
@@ -162,7 +165,7 @@ impl Transformer {
 
     fn with(config: Config, base: Base) -> Transformer {
         let (rotary, groups) = (Rotary::new(&config), config.groups());
-        Transformer { config, base, slots: Vec::new(), rotary, groups }
+        Transformer { config, base, slots: Vec::new(), rotary, groups, library: None }
     }
 
     /// The base weights.
@@ -267,7 +270,14 @@ impl Transformer {
     }
 
     fn regions(&self, plan: &mut Plan, limits: Limits, keep: Keep) -> acts::Regions {
-        acts::plan(plan, &self.config, self.stored(), &self.group_columns(), &limits, keep)
+        acts::plan(
+            plan,
+            &self.config,
+            acts::Stored { dtype: self.stored(), room: self.room() },
+            &self.group_columns(),
+            &limits,
+            keep,
+        )
     }
 
     /// Activations for these limits, laid over `overlay` (or over an arena of their own).

@@ -30,14 +30,40 @@ pub struct Opened {
 /// The device of the settings.
 pub fn stream(c: &Config) -> Result<Stream> {
     let s = Stream::open(&c.device, (c.threads > 0).then_some(c.threads as usize))?;
-    if c.gemm == Gemm::Library {
-        let why = match s.host() {
-            Some(_) => "the CPU has no other products than its own",
-            None => "a model leaves no room beside its bf16 activations for the strips that the library reads",
-        };
-        return Err(Error::Usage(format!("gemm: wanted own on {}: {why}; got library", s.backend().name())));
-    }
+    products(c, &s)?;
     Ok(s)
+}
+
+/// The vendor's products repeat themselves and keep no law, are of bf16, and read what a frozen base was laid out for.
+fn products(c: &Config, s: &Stream) -> Result<()> {
+    if c.gemm == Gemm::Own {
+        return Ok(());
+    }
+    let takes = matches!(c.command, Command::Sft | Command::Dpo | Command::Reward | Command::Logprob | Command::Bench);
+    let why = if s.host().is_some() {
+        "the CPU has no other products than its own".into()
+    } else if !takes {
+        format!("`ple {}` promises one set of bits in every batch", c.command.name())
+    } else if c.tune == Tuned::Full {
+        "tune full trains what the library's products have rounded".into()
+    } else if c.command == Command::Bench && !c.e2e {
+        "rooms are measured both ways, `--e2e` one way".into()
+    } else if c.command != Command::Bench && c.dtype != Dtype::Bfloat16 {
+        "the library's products are of bf16, `dtype` bfloat16".into()
+    } else {
+        return Ok(());
+    };
+    Err(Error::Usage(format!("gemm: wanted own on {}: {why}; got library", s.backend().name())))
+}
+
+/// From here on the vendor's library multiplies in this model.
+pub(crate) fn through_library(s: &Stream, model: &mut Transformer) -> Result<()> {
+    let wanted = |why: String| Error::Usage(format!("gemm: wanted own on {}: {why}; got library", s.backend().name()));
+    model.through_library(s).map_err(|e| match e {
+        model::Error::Batch(why) => wanted(why),
+        model::Error::Runtime(runtime::Error::Unsupported { .. }) => wanted("no cuBLASLt that multiplies was found".into()),
+        other => other.into(),
+    })
 }
 
 /// Storage of the base weights; None keeps the file's. A device computes in the storage of its weights: f32, or bf16 where nothing is
@@ -140,7 +166,7 @@ impl Opened {
     ) -> Result<Opened> {
         let dtype = dtype(c, &stream)?;
         let tuned = dtype.unwrap_or(DType::F32);
-        let model = match (&c.init_from_config, disk) {
+        let mut model = match (&c.init_from_config, disk) {
             (Some(_), _) => Transformer::fresh(&stream, &folder, tuned, c.seed)?,
             _ if full && c.command == Command::Reward => {
                 Transformer::load_scalar(&stream, &folder, tuned, c.seed, kernels::sample::philox)?
@@ -149,6 +175,9 @@ impl Opened {
             (None, Some(disk)) => Transformer::load_for(&stream, &folder, dtype, disk)?,
             (None, None) => Transformer::load(&stream, &folder, dtype)?,
         };
+        if c.gemm == Gemm::Library {
+            through_library(&stream, &mut model)?;
+        }
         let mut tokenizer = tokenizer.map_or_else(|| Tokenizer::open(&folder), Ok)?;
         fits(&folder, tokenizer.vocab_size(), model.config.vocab_size)?;
         let notes = end_from(&mut tokenizer, &model.config).into_iter().collect();

@@ -45,7 +45,7 @@ impl<T: Element> Buffer<T> {
 
     /// The whole buffer as an operand.
     pub fn view(&self) -> View<'_> {
-        View { ptr: self.ptr, len: self.len, dtype: T::DTYPE, _owner: PhantomData }
+        View::dense(self.ptr, self.len, T::DTYPE)
     }
 
     /// Copies `data` over the first `data.len()` elements.
@@ -81,13 +81,20 @@ pub struct View<'a> {
     ptr: Ptr,
     len: usize,
     dtype: DType,
+    /// Rows: how wide, and from one to the next; None where elements lie side by side.
+    rows: Option<(usize, usize)>,
     _owner: PhantomData<(&'a (), *const ())>,
 }
 
 impl<'a> View<'a> {
     /// A view of nothing: the neutral value of optional operands.
     pub fn none(dtype: DType) -> View<'static> {
-        View { ptr: Ptr(64), len: 0, dtype, _owner: PhantomData }
+        View::dense(Ptr(64), 0, dtype)
+    }
+
+    /// Elements side by side.
+    fn dense(ptr: Ptr, len: usize, dtype: DType) -> View<'a> {
+        View { ptr, len, dtype, rows: None, _owner: PhantomData }
     }
 
     /// Elements.
@@ -110,8 +117,33 @@ impl<'a> View<'a> {
         self.ptr
     }
 
+    /// The first `width` of every `pitch` elements: rows that lie apart. An op takes them where it asks for [`View::pitch`]; elsewhere they
+    /// are refused, the host included. With `pitch` = `width` nothing changes.
+    pub fn apart(&self, width: usize, pitch: usize) -> Result<View<'a>> {
+        self.together("rows apart")?;
+        let fits = 0 < width && width <= pitch && self.len.is_multiple_of(pitch);
+        ensure!(fits, "view: rows of {width}, {pitch} apart, of {} elements", self.len);
+        let rows = (pitch > width).then_some((width, pitch));
+        Ok(View { len: self.len / pitch * width, rows, ..*self })
+    }
+
+    /// Elements from row to row, if rows are `width` wide.
+    pub fn pitch(&self, width: usize) -> Result<usize> {
+        let (own, pitch) = self.rows.unwrap_or((width, width));
+        ensure!(own == width, "view: wanted rows of {width}, got rows of {own}, {pitch} apart");
+        Ok(pitch)
+    }
+
+    /// An error where rows lie apart.
+    pub fn together(&self, what: &str) -> Result<()> {
+        let (width, pitch) = self.rows.unwrap_or_default();
+        ensure!(self.rows.is_none(), "{what}: wanted elements side by side, got rows of {width}, {pitch} apart");
+        Ok(())
+    }
+
     /// A part of it.
     pub fn slice(&self, range: Range<usize>) -> Result<View<'a>> {
+        self.together("view")?;
         ensure!(range.start <= range.end && range.end <= self.len, "view: {range:?} of {} elements", self.len);
         Ok(View { ptr: Ptr(self.ptr.0 + (range.start * self.dtype.size()) as u64), len: range.len(), ..*self })
     }
@@ -121,6 +153,7 @@ impl<'a> View<'a> {
     /// # Safety
     /// The device is the CPU, and while the slice lives nobody writes these elements.
     pub unsafe fn host<T: Element>(self) -> Result<&'a [T]> {
+        self.together("view")?;
         ensure!(self.dtype == T::DTYPE, "view: wanted {}, got {}", T::DTYPE, self.dtype);
         // SAFETY: on the CPU a Ptr is the address of `len` elements of the buffer that 'a borrows; the caller rules out writers.
         Ok(unsafe { std::slice::from_raw_parts(self.ptr.0 as *const T, self.len) })
@@ -133,6 +166,7 @@ impl<'a> View<'a> {
     // A view is a device address; that it is Copy is what makes the caller's promise necessary.
     #[allow(clippy::mut_from_ref)]
     pub unsafe fn host_mut<T: Element>(self) -> Result<&'a mut [T]> {
+        self.together("view")?;
         ensure!(self.dtype == T::DTYPE, "view: wanted {}, got {}", T::DTYPE, self.dtype);
         // SAFETY: as in `host`, and the caller promises to be the only one.
         Ok(unsafe { std::slice::from_raw_parts_mut(self.ptr.0 as *mut T, self.len) })
@@ -140,6 +174,7 @@ impl<'a> View<'a> {
 
     /// Copies the elements to the host; waits.
     pub fn read<T: Element>(&self, stream: &Stream, out: &mut [T]) -> Result<()> {
+        self.together("download")?;
         ensure!(
             self.dtype == T::DTYPE && out.len() == self.len,
             "download: wanted {} {}, got {} {}",
@@ -153,6 +188,7 @@ impl<'a> View<'a> {
 
     /// Copies host elements over it.
     pub fn write<T: Element>(&self, stream: &Stream, data: &[T]) -> Result<()> {
+        self.together("upload")?;
         ensure!(
             self.dtype == T::DTYPE && data.len() == self.len,
             "upload: wanted {} {}, got {} {}",
@@ -166,6 +202,8 @@ impl<'a> View<'a> {
 
     /// Copies `from` over it; both have the same length and dtype.
     pub fn copy(&self, stream: &Stream, from: View<'_>) -> Result<()> {
+        self.together("copy")?;
+        from.together("copy")?;
         ensure!(
             self.dtype == from.dtype && self.len == from.len,
             "copy: {} {} from {} {}",
@@ -180,11 +218,17 @@ impl<'a> View<'a> {
 
     /// Sets every byte to zero.
     pub fn zero(&self, stream: &Stream) -> Result<()> {
+        self.together("zero")?;
         stream.backend().fill(stream.queue(), self.ptr, 0, self.bytes())
     }
 
+    /// From the first element to the last.
     fn bytes(&self) -> usize {
-        self.len * self.dtype.size()
+        let span = self.rows.map_or(self.len, |(width, pitch)| match self.len / width {
+            0 => 0,
+            n => (n - 1) * pitch + width,
+        });
+        span * self.dtype.size()
     }
 
     fn overlaps(&self, other: &View<'_>) -> bool {
@@ -268,16 +312,46 @@ impl Arena {
     pub fn view(&self, region: Region) -> Result<View<'_>> {
         ensure!(region.words().end <= self.memory.len(), "arena: region {:?} of {} words", region.words(), self.memory.len());
         let ptr = Ptr(self.memory.ptr.0 + 4 * region.offset as u64);
-        Ok(View { ptr, len: region.len, dtype: region.dtype, _owner: PhantomData })
+        Ok(View::dense(ptr, region.len, region.dtype))
     }
 
     /// Everything in it as f32: what an optimizer steps over.
     pub fn flat(&self) -> View<'_> {
-        View { ptr: self.memory.ptr, len: self.memory.len(), dtype: DType::F32, _owner: PhantomData }
+        View::dense(self.memory.ptr, self.memory.len(), DType::F32)
     }
 
     /// Sets every byte to zero.
     pub fn zero(&self) -> Result<()> {
         self.memory.view().zero(self.memory.stream())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Isa;
+
+    #[test]
+    fn rows_that_lie_apart_are_no_elements_side_by_side() -> Result<()> {
+        let s = Stream::cpu(1, Isa::portable());
+        let buffer = s.upload(&[1f32; 15])?;
+        let (all, rows) = (buffer.view(), buffer.view().apart(3, 5)?);
+        assert_eq!((rows.len(), rows.pitch(3)?, all.pitch(7)?), (9, 5, 7));
+        assert!(rows.pitch(5).is_err() && rows.apart(3, 3).is_err() && all.apart(3, 4).is_err() && all.apart(6, 5).is_err());
+        let same = all.apart(5, 5)?;
+        assert_eq!((same.len(), same.together("here").is_ok()), (15, true));
+        let refused = rows.together("here").map_err(|e| e.to_string());
+        assert!(refused.is_err_and(|e| e.contains("here: wanted elements side by side, got rows of 3, 5 apart")));
+        // SAFETY: the device is the CPU and nobody else has these elements; nothing is handed out.
+        let on_host = unsafe { (rows.host::<f32>().is_err(), rows.host_mut::<f32>().is_err()) };
+        assert_eq!(on_host, (true, true));
+        assert!(rows.slice(0..3).is_err() && rows.read(&s, &mut [0f32; 9]).is_err() && rows.write(&s, &[0f32; 9]).is_err());
+        let other = s.upload(&[2f32; 9])?;
+        assert!(rows.zero(&s).is_err() && rows.copy(&s, other.view()).is_err() && other.view().copy(&s, rows).is_err());
+        assert_eq!(buffer.to_vec()?, [1.0; 15]);
+        // What lies between rows is theirs, what lies behind the last one is not.
+        assert!(disjoint("here", &[rows], &[all.slice(3..5)?]).is_err());
+        assert!(disjoint("here", &[rows], &[all.slice(13..15)?]).is_ok());
+        Ok(())
     }
 }

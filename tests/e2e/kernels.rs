@@ -4,6 +4,7 @@ use super::program::ple;
 use super::{number, objects};
 use anyhow::{Context, Result, ensure};
 use ple::command::bench::step;
+use ple::config::Gemm;
 use serde_json::Value;
 
 const USAGE: i32 = 2;
@@ -77,7 +78,7 @@ fn on_cuda_steps_are_measured_at_a_tiny_shape() -> Result<()> {
     let Some(cuda) = emulator::cuda() else { return Ok(()) };
     cuda.mode(emulator::Mode::PAIRS[0]);
     let (shape, mut told) = (step::Shape { name: "tiny", batch: 2, length: 32 }, 0);
-    let measured = step::measure(&cuda.stream, &shape, &mut |bytes| {
+    let measured = step::measure(&cuda.stream, &shape, Gemm::Own, &mut |bytes| {
         told = bytes;
         Ok(())
     })?;
@@ -88,7 +89,10 @@ fn on_cuda_steps_are_measured_at_a_tiny_shape() -> Result<()> {
     ensure!(measured.seconds.len() == 6 && measured.seconds.iter().all(|s| *s > 0.0), "{:?}", measured.seconds);
     let uniform = 512f64.ln();
     ensure!(measured.losses.iter().all(|l| (l - uniform).abs() < 0.5), "{:?}", measured.losses);
+    let library = step::measure(&cuda.stream, &shape, Gemm::Library, &mut |_| Ok(()))?;
+    let near = library.losses.iter().zip(&measured.losses).all(|(a, b)| (a - b).abs() < 5e-2);
+    ensure!(near && library.planned > measured.planned, "{:?} in {} bytes", library.losses, library.planned);
     let unknown = step::Shape { name: "70b", ..shape };
-    ensure!(step::measure(&cuda.stream, &unknown, &mut |_| Ok(())).is_err_and(|e| e.to_string().contains("got 70b")));
+    ensure!(step::measure(&cuda.stream, &unknown, Gemm::Own, &mut |_| Ok(())).is_err_and(|e| e.to_string().contains("got 70b")));
     Ok(())
 }

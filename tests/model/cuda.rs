@@ -53,11 +53,23 @@ pub(super) fn run_keeping(
     dtype: DType,
     steps: usize,
 ) -> Result<Run> {
-    let (counts, s) = counted(device);
-    let model = match tune {
-        Tune::Lora(_) => tiny::load_as(&s, folder, Some(dtype))?.0,
-        Tune::Full => Transformer::load_full(&s, folder, dtype)?,
+    let load = |s: &Stream| match tune {
+        Tune::Lora(_) => Ok(tiny::load_as(s, folder, Some(dtype))?.0),
+        Tune::Full => Ok(Transformer::load_full(s, folder, dtype)?),
     };
+    run_of(keep, device, load, tune, steps)
+}
+
+/// The same of a model that `load` makes.
+pub(super) fn run_of(
+    keep: Keep,
+    device: &'static dyn Backend,
+    load: impl FnOnce(&Stream) -> Result<Transformer>,
+    tune: Tune,
+    steps: usize,
+) -> Result<Run> {
+    let (counts, s) = counted(device);
+    let model = load(&s)?;
     let words = model.trained(tune)?.0.flat().len();
     let mut config = Config::defaults(Command::Sft);
     (config.learning_rate, config.max_grad_norm) = (1e-2, 0.5);

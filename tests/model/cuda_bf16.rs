@@ -1,6 +1,6 @@
 //! bf16 activations in the whole model on the emulated CUDA device, beside the CPU in f32 on the same weights.
 
-use super::cuda::{FEW, Run, STEPS, examples, run};
+use super::cuda::{Run, STEPS, examples, run};
 use anyhow::{Context, Result, ensure};
 use model::adapter::Adapter as HostAdapter;
 use model::{Adapter, Batch, Keep, Lora, Transformer, Tune};
@@ -13,14 +13,14 @@ use std::path::Path;
 /// Matrices of a model whose log-probabilities are held to CUDA.md's absolute limit are this much smaller than the other's.
 pub(super) const TAME: f32 = 0.3;
 /// Of a token's log-probability, and so of a mean of them: CUDA.md's limit for a whole model in bf16 against f32.
-const LOGP: f64 = 5e-2;
+pub(super) const LOGP: f64 = 5e-2;
 /// Of an adapter's gradient with the f32 one: the same table's.
 pub(super) const COSINE: f64 = 0.9999;
 /// How much farther from the CPU's than the CPU is from itself after its weights are rounded once: a layer rounds seven matrices then, and
 /// some eleven activations here.
 pub(super) const TIMES: f64 = 3.0;
 
-fn cpu() -> &'static Stream {
+pub(super) fn cpu() -> &'static Stream {
     Box::leak(Box::new(Stream::cpu(1, Isa::portable())))
 }
 
@@ -35,15 +35,15 @@ pub(super) fn apart(got: &[f32], want: &[f32]) -> (f64, f64) {
     (norm(pairs().map(|(g, w)| g - w)) / w, pairs().map(|(g, w)| g * w).sum::<f64>() / (g * w))
 }
 
-fn losses(run: &Run) -> Vec<f64> {
+pub(super) fn losses(run: &Run) -> Vec<f64> {
     run.losses.iter().map(|l| f64::from_bits(*l)).collect()
 }
 
-fn values(run: &Run) -> Vec<f32> {
+pub(super) fn values(run: &Run) -> Vec<f32> {
     run.trained.iter().map(|v| f32::from_bits(*v)).collect()
 }
 
-fn farthest(got: &[f64], want: &[f64]) -> f64 {
+pub(super) fn farthest(got: &[f64], want: &[f64]) -> f64 {
     got.iter().zip(want).map(|(g, w)| (g - w).abs()).fold(0.0, f64::max)
 }
 

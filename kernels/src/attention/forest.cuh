@@ -126,7 +126,11 @@ __device__ float slopes(float score, float dp, float top, float sum, float delta
   return p;
 }
 
-// Where a line's head begins in a row of `width` heads, and its position.
+// Where a line's head begins in rows that lie `ld` apart, in rows of `width` heads, and its position.
+__device__ u64 at_pitch(const Part &p, u32 group, u32 line, u32 ld, u32 d) {
+  u32 all = p.first + line;
+  return (u64)(p.of.start + all / group) * ld + (u64)(blockIdx.y * group + all % group) * d;
+}
 __device__ u64 at(const Part &p, u32 group, u32 line, u32 width, u32 d) {
   u32 all = p.first + line;
   return ((u64)(p.of.start + all / group) * width + blockIdx.y * group + all % group) * d;

@@ -89,13 +89,13 @@ __device__ void load_keys(Pair &to, const u16 *qkv, const Segment *segments, con
 }
 
 // D of each line of the part: two lanes a line, a chunk of eight in turn, chains of fma ascending, the even lane's first.
-__device__ void load_deltas(float *deltas, const u16 *dout, const u16 *out, const Part &part, const Shape &a) {
+__device__ void load_deltas(float *deltas, const u16 *dout, const u16 *out, const Part &part, const Shape &a, u32 out_ld) {
   u32 line = threadIdx.x / 2;
   float acc = 0.0f;
   if (line < part.count) {
-    u64 own = at(part, a.h / a.k, line, a.h, a.d);
+    u64 own = at(part, a.h / a.k, line, a.h, a.d), there = at_pitch(part, a.h / a.k, line, out_ld, a.d);
     for (u32 c = 8 * (threadIdx.x % 2); c < a.d; c += 16) {
-      uint4 x = *(const uint4 *)(dout + own + c), y = *(const uint4 *)(out + own + c);
+      uint4 x = *(const uint4 *)(dout + own + c), y = *(const uint4 *)(out + there + c);
       acc = fmaf(low_f32(x.x), low_f32(y.x), acc), acc = fmaf(high_f32(x.x), high_f32(y.x), acc);
       acc = fmaf(low_f32(x.y), low_f32(y.y), acc), acc = fmaf(high_f32(x.y), high_f32(y.y), acc);
       acc = fmaf(low_f32(x.z), low_f32(y.z), acc), acc = fmaf(high_f32(x.z), high_f32(y.z), acc);
@@ -141,10 +141,10 @@ UNROLL
   }
 }
 
-// out [n, h d], m, l [n, h] of qkv. Blocks: tiles of lines, kv heads, columns. The weights are rounded to bf16 for their product with the values; what
+// out [n, h d] in rows out_ld apart, m, l [n, h] of qkv. Blocks: tiles of lines, kv heads, columns. The weights are rounded to bf16 for their product with the values; what
 // divides it is the sum of the rounded ones, l that of the others.
 extern "C" __launch_bounds__(THREADS, 2) __global__ void attention_mma_forward(u16 *out, int *m, float *l, const u16 *qkv,
-                                                                            const Segment *segments, const Shape a, const Params params) {
+                                                                            const Segment *segments, const Shape a, const Params params, u32 out_ld) {
   DYNAMIC_SHARED(shared);
   Chunk *q = (Chunk *)shared;
   Pair *keys = (Pair *)(shared + sizeof(Chunk) * TILE * CHUNKS);
@@ -218,7 +218,7 @@ UNROLL
     for (u32 e = 0; e < 4; e++) o[j][e] = o[j][e] / rounded[e / 2];
 UNROLL
   for (u32 c = 0; c < COLUMNS / 16; c++)
-    write(o[2 * c], o[2 * c + 1], first + 16 * c, a.d, [&](u32 line) { return line < part.count ? out + at(part, group, line, a.h, a.d) : nullptr; });
+    write(o[2 * c], o[2 * c + 1], first + 16 * c, a.d, [&](u32 line) { return line < part.count ? out + at_pitch(part, group, line, out_ld, a.d) : nullptr; });
 UNROLL
   for (u32 h = 0; h < 2; h++) {
     u32 line = 16 * warp + lane / 4 + 8 * h;
@@ -228,11 +228,11 @@ UNROLL
   }
 }
 
-// dq in dqkv. Blocks: tiles of lines, kv heads.
+// dq in dqkv, in rows dqkv_ld apart. Blocks: tiles of lines, kv heads.
 extern "C" __launch_bounds__(THREADS, 2) __global__ void attention_mma_backward_query(u16 *dqkv, const u16 *dout, const u16 *out,
                                                                                    const u16 *qkv, const int *m, const float *l,
                                                                                    const Segment *segments, const Shape a,
-                                                                                   const Params params) {
+                                                                                   const Params params, u32 dqkv_ld, u32 out_ld) {
   DYNAMIC_SHARED(shared);
   __shared__ float deltas[TILE];
   Pair *own = (Pair *)shared, *keys = own + 1;
@@ -242,7 +242,7 @@ extern "C" __launch_bounds__(THREADS, 2) __global__ void attention_mma_backward_
   bool there = threadIdx.x / 2 < part.count;
   load_row(own->left, qkv + (there ? at(part, group, threadIdx.x / 2, width, a.d) : 0), qkv, there, a.d);
   load_row(own->right, dout + (there ? at(part, group, threadIdx.x / 2, a.h, a.d) : 0), dout, there, a.d);
-  load_deltas(deltas, dout, out, part, a);
+  load_deltas(deltas, dout, out, part, a, out_ld);
   __syncthreads();
   Sight sight = sight_of(part, group, params);
   Blocks blocks = blocks_of(part, group, params);
@@ -281,24 +281,24 @@ UNROLL
            });
 UNROLL
   for (u32 c = 0; c < HEAD_DIM / 16; c++)
-    write(dq[2 * c], dq[2 * c + 1], 16 * c, a.d, [&](u32 line) { return line < part.count ? dqkv + at(part, group, line, width, a.d) : nullptr; });
+    write(dq[2 * c], dq[2 * c + 1], 16 * c, a.d, [&](u32 line) { return line < part.count ? dqkv + at_pitch(part, group, line, dqkv_ld, a.d) : nullptr; });
 }
 
-// dk and dv in dqkv. Blocks: tiles of 64 keys of a segment, kv heads, columns. The lines that may see the keys come in tree order.
+// dk and dv in dqkv likewise. Blocks: tiles of 64 keys of a segment, kv heads, columns. The lines that may see the keys come in tree order.
 extern "C" __launch_bounds__(THREADS, 2) __global__ void attention_mma_backward_key(u16 *dqkv, const u16 *dout, const u16 *out,
                                                                                  const u16 *qkv, const int *m, const float *l,
                                                                                  const Segment *segments, const Shape a,
-                                                                                 const Params params) {
+                                                                                 const Params params, u32 dqkv_ld, u32 out_ld) {
   DYNAMIC_SHARED(shared);
   __shared__ float top[2][TILE], sum[2][TILE], deltas[2][TILE];
   Pair *own = (Pair *)shared, *lines = own + 1;
   Part keys;
   u32 group = a.h / a.k, warp = threadIdx.x / 32, lane = threadIdx.x % 32, width = a.h + 2 * a.k, first = blockIdx.z * COLUMNS;
   if (!find(keys, segments, a, 1, blockIdx.x)) return;
-  auto key = [&](u32 r, u32 which) { return ((u64)(keys.of.start + keys.first + r) * width + a.h + which * a.k + blockIdx.y) * a.d; };
+  auto key = [&](u32 r, u32 which, u32 ld) { return (u64)(keys.of.start + keys.first + r) * ld + (u64)(a.h + which * a.k + blockIdx.y) * a.d; };
   bool there = threadIdx.x / 2 < keys.count;
-  load_row(own->left, qkv + (there ? key(threadIdx.x / 2, 0) : 0), qkv, there, a.d);
-  load_row(own->right, qkv + (there ? key(threadIdx.x / 2, 1) : 0), qkv, there, a.d);
+  load_row(own->left, qkv + (there ? key(threadIdx.x / 2, 0, width * a.d) : 0), qkv, there, a.d);
+  load_row(own->right, qkv + (there ? key(threadIdx.x / 2, 1, width * a.d) : 0), qkv, there, a.d);
   u32 pos = keys.of.pos0 + keys.first;
   float dk[COLUMNS / 8][4] = {}, dv[COLUMNS / 8][4] = {};
   for (u32 index = keys.index; index < a.count; index++) {
@@ -321,7 +321,7 @@ UNROLL
                bool there = line < part.count;
                load_row(lines[buffer].left, qkv + (there ? at(part, group, line, width, a.d) : 0), qkv, there, a.d);
                load_row(lines[buffer].right, dout + (there ? at(part, group, line, a.h, a.d) : 0), dout, there, a.d);
-               load_deltas(deltas[buffer], dout, out, part, a);
+               load_deltas(deltas[buffer], dout, out, part, a, out_ld);
                u64 from = there ? at(part, group, line, a.h, 1) : 0;
                if (threadIdx.x % 2 == 0) top[buffer][line] = (float)m[from], sum[buffer][line] = l[from];
              },
@@ -355,7 +355,7 @@ UNROLL
   }
 UNROLL
   for (u32 c = 0; c < COLUMNS / 16; c++) {
-    write(dk[2 * c], dk[2 * c + 1], first + 16 * c, a.d, [&](u32 r) { return r < keys.count ? dqkv + key(r, 0) : nullptr; });
-    write(dv[2 * c], dv[2 * c + 1], first + 16 * c, a.d, [&](u32 r) { return r < keys.count ? dqkv + key(r, 1) : nullptr; });
+    write(dk[2 * c], dk[2 * c + 1], first + 16 * c, a.d, [&](u32 r) { return r < keys.count ? dqkv + key(r, 0, dqkv_ld) : nullptr; });
+    write(dv[2 * c], dv[2 * c + 1], first + 16 * c, a.d, [&](u32 r) { return r < keys.count ? dqkv + key(r, 1, dqkv_ld) : nullptr; });
   }
 }

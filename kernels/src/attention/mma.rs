@@ -2,7 +2,7 @@
 
 use super::cuda::{structs, tiles};
 use super::{Heads, Params};
-use crate::cuda::{kernel, operand};
+use crate::cuda::{kernel, operand, pitch, rows_of};
 use runtime::{Arg, DType::Bf16, DType::F32, DType::I32, DType::U32, Defines, Kernel, Launch, Result, Stream, View, ensure};
 
 const KERNELS: [Kernel; 3] = [
@@ -57,10 +57,18 @@ pub(super) fn forward(
         return Ok(());
     }
     let [shape, params] = structs(count, n, n, heads, params)?;
-    let outputs = [operand(room, out, Bf16)?, operand(room, m, I32)?, operand(room, l, F32)?];
-    let inputs = [operand(room, qkv, Bf16)?, operand(room, segments, U32)?, Arg::Struct(&shape), Arg::Struct(&params)];
+    let outputs = [rows_of(room, out, Bf16)?, operand(room, m, I32)?, operand(room, l, F32)?];
+    let inputs = [operand(room, qkv, Bf16)?, operand(room, segments, U32)?];
+    let rest = [Arg::Struct(&shape), Arg::Struct(&params), eights(room, out, heads.h * heads.d)?];
     // SAFETY: the kernel's arguments; the caller checked what they cover, and the kernel cuts segments at the rows there are.
-    unsafe { s.launch(&KERNELS[0], &launch, &[&outputs[..], &inputs].concat()) }
+    unsafe { s.launch(&KERNELS[0], &launch, &[&outputs[..], &inputs, &rest].concat()) }
+}
+
+/// The pitch of rows that are read and written by eights.
+fn eights(room: &str, view: View<'_>, width: usize) -> Result<Arg<'static>> {
+    let ld = view.pitch(width)?;
+    ensure!(ld.is_multiple_of(8), "{room}: rows {ld} apart, wanted a multiple of 8 in bf16");
+    pitch(room, view, width)
 }
 
 /// `saved`: dout, out, qkv, m, l.
@@ -80,9 +88,10 @@ pub(super) fn backward(
     }
     let [shape, params] = structs(count, n, n, heads, params)?;
     let [dout, out, qkv, m, l] = saved;
-    let rows = [dqkv, dout, out, qkv].map(|v| operand(room, v, Bf16)).into_iter().collect::<Result<Vec<_>>>()?;
+    let rows = [rows_of(room, dqkv, Bf16)?, operand(room, dout, Bf16)?, rows_of(room, out, Bf16)?, operand(room, qkv, Bf16)?];
+    let pitches = [eights(room, dqkv, heads.stride())?, eights(room, out, heads.h * heads.d)?];
     let rest = [operand(room, m, I32)?, operand(room, l, F32)?, operand(room, segments, U32)?];
-    let args = [&rows[..], &rest, &[Arg::Struct(&shape), Arg::Struct(&params)]].concat();
+    let args = [&rows[..], &rest, &[Arg::Struct(&shape), Arg::Struct(&params)], &pitches].concat();
     // SAFETY: as in `forward`.
     unsafe {
         s.launch(&KERNELS[1], &by_query, &args)?;

@@ -22,8 +22,9 @@ pub fn cases_in_bf16(rows: &[usize], seed: u64) -> Vec<Case> {
 fn shape(i: usize, seed: u64, n: usize) -> Case {
     let (h, k, d, softcap, window) = SHAPES[i % SHAPES.len()];
     let (heads, params) = (Heads { h, k, d }, Params { scale: 1.0 / (d as f32).sqrt(), softcap, window, causal: true });
-    let output =
-        |name, width: usize, limit| Operand::output::<f32>(name, n * LEN * width).per_row(LEN * width).acts().within(limit);
+    let output = |name, width: usize, limit| {
+        Operand::output::<f32>(name, n * LEN * width).per_row(LEN * width).acts().apart(width).within(limit)
+    };
     let input =
         |name, seed, width: usize| Operand::input(name, &batch(Kind::Normal, seed, n * LEN, width)).per_row(LEN * width).acts();
     let (out, dqkv) = (output("out", h * d, OUT), output("dqkv", heads.stride(), GRADIENT));

@@ -308,7 +308,7 @@ fn tensor_cores(Shape { rows: m, c, f, h, k, d, .. }: Shape) -> Vec<Work> {
 fn mma_call(s: &Stream, [m, k, n, rank]: [usize; 4], library: bool, back: bool) -> Result<Call> {
     let (layout, tail) = (Layout::of(s, &[rank]), weight::strip(rank));
     let (w, adapter) = (up::<bf16>(s, layout.len(&[n], k), 1)?, up::<f32>(s, rank * (k + n), 3)?);
-    let ld = |n: usize| if library { weight::row(n, tail) } else { n };
+    let ld = move |n: usize| if library { linear::library::pitch(n, tail) } else { n };
     let (x, y) = (up::<bf16>(s, m * ld(k), 2)?, up::<bf16>(s, m * ld(n), 4)?);
     let (out, strips) = (s.zeros::<bf16>(m * if back { k } else { n })?, s.zeros::<bf16>(m * tail)?);
     Ok(Box::new(move |s| {
@@ -318,8 +318,8 @@ fn mma_call(s: &Stream, [m, k, n, rank]: [usize; 4], library: bool, back: bool) 
         match (library, back) {
             (false, false) => linear::forward(s, out.view(), strips.view(), x.view(), &parts),
             (false, true) => linear::backward(s, out.view(), strips.view(), y.view(), &parts),
-            (true, false) => linear::library::forward(s, out.view(), x.view(), &parts, None),
-            (true, true) => linear::library::backward(s, out.view(), y.view(), &parts),
+            (true, false) => linear::library::forward(s, out.view(), strips.view(), x.view().apart(k, ld(k))?, &parts, None),
+            (true, true) => linear::library::backward(s, out.view(), strips.view(), y.view().apart(n, ld(n))?, &parts),
         }
     }))
 }

@@ -20,7 +20,7 @@ pub fn cases(rows: &[usize], seed: u64) -> Vec<Case> {
 fn shape(kind: Kind, seed: u64, n: usize, f: usize, curve: Curve, parts: usize) -> Vec<Case> {
     let x = Operand::input("x", &batch(kind, seed, n, parts * f)).per_row(parts * f).acts();
     let dy = Operand::input("dy", &batch(kind, seed + 1, n, f)).per_row(f).acts();
-    let output = |name, width| Operand::output::<f32>(name, n * width).per_row(width).acts();
+    let output = |name, width| Operand::output::<f32>(name, n * width).per_row(width).acts().apart(width);
     let named = |what: &str| format!("gelu::{what} {curve:?} {n}x{}, {parts} of {f} {kind:?}", parts * f);
     let there = vec![output("y", f), x.clone()];
     let back = vec![output("dx", parts * f), dy, x];

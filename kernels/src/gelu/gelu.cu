@@ -1,5 +1,5 @@
 // GELU and GeGLU, one thread per element of y. y, dy: [n/f, f]; x, dx: [n/f, f + up], where up is f if the last f of a row are what
-// the first gate, else 0. erf: which of the curves.
+// the first gate, else 0. Rows of y and dx lie ld apart. erf: which of the curves.
 #define CUBIC 0.044715f
 #define CUBIC_3 0.134145f
 #define TWICE_ROOT_2_OVER_PI 1.5957692f
@@ -21,20 +21,20 @@ __device__ Curve curve_at(float x, u32 erf) {
   return {h, h + x * ((h * rest) * (TWICE_ROOT_2_OVER_PI * (1.0f + CUBIC_3 * square)))};
 }
 
-extern "C" __global__ void gelu_forward(stored *y, const stored *x, u64 n, u32 f, u32 up, u32 erf) {
+extern "C" __global__ void gelu_forward(stored *y, const stored *x, u64 n, u32 f, u32 up, u32 ld, u32 erf) {
   u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= n) return;
   const stored *at = x + i / f * (f + up) + i % f;
   float g = widen(*at), a = g * curve_at(g, erf).h;
-  y[i] = narrow(up ? a * widen(at[up]) : a);
+  y[i / f * ld + i % f] = narrow(up ? a * widen(at[up]) : a);
 }
 
-extern "C" __global__ void gelu_backward(stored *dx, const stored *dy, const stored *x, u64 n, u32 f, u32 up, u32 erf) {
+extern "C" __global__ void gelu_backward(stored *dx, const stored *dy, const stored *x, u64 n, u32 f, u32 up, u32 ld, u32 erf) {
   u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= n) return;
-  u64 at = i / f * (f + up) + i % f;
+  u64 at = i / f * (f + up) + i % f, to = i / f * ld + i % f;
   float d = widen(dy[i]), g = widen(x[at]);
   Curve curve = curve_at(g, erf);
-  dx[at] = narrow((up ? d * widen(x[at + up]) : d) * curve.slope);
-  if (up) dx[at + up] = narrow(d * (g * curve.h));
+  dx[to] = narrow((up ? d * widen(x[at + up]) : d) * curve.slope);
+  if (up) dx[to + up] = narrow(d * (g * curve.h));
 }

@@ -9,10 +9,10 @@
 //! ```
 //! Every operation rounds, in the order of the brackets; sigmoid, erf and exp are LAW A5's; constants are rounded once. Plain: x, dx, y, dy
 //! [N, F] f32. Gated: x, dx [N, 2F] f32, g the first F of a row, u the last F; y, dy [N, F]. `=` everywhere. On CUDA
-//! also all of them in bf16: widened, computed in f32, rounded once.
+//! also all of them in bf16: widened, computed in f32, rounded once; rows of y and dx may lie apart there ([`View::apart`]).
 //! Bytes: plain 8 NF and 12 NF, gated 12 NF and 20 NF. FLOPs: about 25 NF and 50 NF. order: law
 
-use crate::cuda::{elements, kernel, operand, size, stored, variant};
+use crate::cuda::{elements, kernel, operand, pitch, rows_of, size, stored, variant};
 use runtime::{Arg, Kernel, Launch, Result, Stream, View, disjoint, ensure};
 
 mod cases;
@@ -44,11 +44,11 @@ fn gated(room: &str, y: View<'_>, x: View<'_>, f: usize) -> Result<bool> {
     Ok(x.len() != y.len())
 }
 
-/// What both kernels take after their rows: elements of y, F, where u begins in a row (0 without), the curve.
-fn scalars(room: &str, n: usize, f: usize, gated: bool, curve: Curve) -> Result<[Arg<'static>; 4]> {
+/// What both kernels take after their rows: elements of y, F, where u begins in a row (0 without), the pitch of what is written, the curve.
+fn scalars(room: &str, n: usize, f: usize, gated: bool, pitch: Arg<'static>, curve: Curve) -> Result<[Arg<'static>; 5]> {
     let up = if gated { f } else { 0 };
     ensure!(f <= (u32::MAX / 2) as usize, "{room}: rows of {f}, wanted at most {}", u32::MAX / 2);
-    Ok([Arg::U64(n as u64), size(room, f)?, size(room, up)?, Arg::U32((curve == Curve::Erf).into())])
+    Ok([Arg::U64(n as u64), size(room, f)?, size(room, up)?, pitch, Arg::U32((curve == Curve::Erf).into())])
 }
 
 /// y [N, F] of x, plain [N, F] or gated [N, 2F].
@@ -58,9 +58,9 @@ pub fn forward(s: &Stream, y: View<'_>, x: View<'_>, f: usize, curve: Curve) -> 
     disjoint(room, &[y], &[x])?;
     let Some(pool) = s.host() else {
         let stored = stored(room, x)?;
-        let views = [operand(room, y, stored)?, operand(room, x, stored)?];
+        let views = [rows_of(room, y, stored)?, operand(room, x, stored)?];
         let launch = Launch { defines: variant(stored), ..elements(y.len())? };
-        let args = [&views[..], &scalars(room, y.len(), f, gated, curve)?].concat();
+        let args = [&views[..], &scalars(room, y.len(), f, gated, pitch(room, y, f)?, curve)?].concat();
         // SAFETY: the kernel's arguments; `gated` checked what they cover.
         return unsafe { s.launch(&KERNELS[0], &launch, &args) };
     };
@@ -77,9 +77,10 @@ pub fn backward(s: &Stream, dx: View<'_>, dy: View<'_>, x: View<'_>, f: usize, c
     disjoint(room, &[dx], &[dy, x])?;
     let Some(pool) = s.host() else {
         let stored = stored(room, x)?;
-        let views = [operand(room, dx, stored)?, operand(room, dy, stored)?, operand(room, x, stored)?];
+        let views = [rows_of(room, dx, stored)?, operand(room, dy, stored)?, operand(room, x, stored)?];
         let launch = Launch { defines: variant(stored), ..elements(dy.len())? };
-        let args = [&views[..], &scalars(room, dy.len(), f, gated, curve)?].concat();
+        let wide = if gated { 2 * f } else { f };
+        let args = [&views[..], &scalars(room, dy.len(), f, gated, pitch(room, dx, wide)?, curve)?].concat();
         // SAFETY: the kernel's arguments; `gated` checked what they cover.
         return unsafe { s.launch(&KERNELS[1], &launch, &args) };
     };

@@ -23,7 +23,7 @@ fn shape(kind: Kind, seed: u64, n: usize, ([queries, keys, d, rest], offset): ([
     let [x, dy] = [("x", &x), ("d", &dy)].map(|(name, values)| Operand::input(name, values).per_row(shape.stride).acts());
     let [wq, wk] = [("wq", 3), ("wk", 4)].map(|(name, i)| Operand::input(name, &normal(seed + i, d)));
     let y = Operand::output::<f32>("y", n * shape.stride).per_row(shape.stride).acts();
-    let in_place = Operand::both("d", &batch(kind, seed + 1, n, shape.stride)).per_row(shape.stride).acts();
+    let in_place = Operand::both("d", &batch(kind, seed + 1, n, shape.stride)).per_row(shape.stride).acts().apart(shape.stride);
     let rstd_out = Operand::output::<f32>("rstd", n * heads).per_row(heads);
     let rstd = Operand::input("rstd", &rstd).per_row(heads);
     let [dwq, dwk] = [("dwq", 5), ("dwk", 6)].map(|(name, i)| Operand::both(name, &normal(seed + i, d)));

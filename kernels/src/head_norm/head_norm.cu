@@ -27,22 +27,23 @@ extern "C" __global__ void head_norm_forward(stored *y, float *rstd, const store
   for (u32 i = lane; i < a.d; i += 16) y[from + i] = narrow((widen(x[from + i]) * scale) * factor(offset, w[i]));
 }
 
-// d in place; a lane reads and writes its own elements only.
+// d in place, rows d_ld apart; a lane reads and writes its own elements only.
 extern "C" __global__ void head_norm_backward(stored *d, const stored *x, const float *rstd, const float *wq, const float *wk, u64 rows,
-                                              const Heads a, float offset) {
+                                              const Heads a, u32 d_ld, float offset) {
   u32 heads = a.queries + a.keys, lane = threadIdx.x % 16;
   u64 group = ((u64)blockIdx.x * blockDim.x + threadIdx.x) / 16, row = group / heads;
   u32 head = (u32)(group % heads);
   u64 from = row * a.stride + (u64)head * a.d;
+  d += row * d_ld + (u64)head * a.d;
   const float *w = head < a.queries ? wq : wk;
   bool there = row < rows;
   float scale = there ? rstd[group] : 0.0f, acc = 0.0f;
   for (u32 i = lane; there && i < a.d; i += 16)
-    acc = fmaf(widen(d[from + i]) * factor(offset, w[i]), widen(x[from + i]) * scale, acc);
+    acc = fmaf(widen(d[i]) * factor(offset, w[i]), widen(x[from + i]) * scale, acc);
   float mean = sixteen_sum(acc) / (float)a.d;
   for (u32 i = lane; there && i < a.d; i += 16) {
-    float g = widen(d[from + i]) * factor(offset, w[i]);
-    d[from + i] = narrow(scale * (g - (widen(x[from + i]) * scale) * mean));
+    float g = widen(d[i]) * factor(offset, w[i]);
+    d[i] = narrow(scale * (g - (widen(x[from + i]) * scale) * mean));
   }
 }
 

@@ -10,10 +10,10 @@
 //! row (the values) is copied to y and stays as it is in d. w, dw: [wq, wk], each `[D]` f32. rstd: [N, H + K] f32, kept for backward. `=`
 //! everywhere but in dw, whose d is that from before `backward`.
 //! Bytes: forward 8·N·stride, backward 12·N·(H + K)·D, dw 8·N·(H + K)·D. FLOPs of a head's element: 4, 9, 3.
-//! On CUDA sixteen lanes own a head and sum it in A2's own order: the CPU's bits. Spans of `examples` are cut at N there; the CPU refuses
+//! On CUDA rows of `backward`'s d may lie apart ([`View::apart`]), and sixteen lanes own a head and sum it in A2's own order: the CPU's bits. Spans of `examples` are cut at N there; the CPU refuses
 //! them. order: law
 
-use crate::cuda::{BLOCK, blocks, elements, kernel, operand, size, stored, variant};
+use crate::cuda::{BLOCK, blocks, elements, kernel, operand, pitch, rows_of, size, stored, variant};
 use runtime::{Arg, DType, DType::F32, DType::U32, Kernel, Launch, Result, Stream, View, disjoint, ensure};
 
 mod cases;
@@ -125,9 +125,10 @@ pub fn backward(
     disjoint(room, &[d], &[x, rstd, w[0], w[1]])?;
     let Some(pool) = s.host() else {
         let (n, stored, bytes) = (rstd.len() / shape.heads(), stored(room, x)?, shape.bytes(room)?);
-        let rows = [operand(room, d, stored)?, operand(room, x, stored)?, operand(room, rstd, F32)?];
+        let rows = [rows_of(room, d, stored)?, operand(room, x, stored)?, operand(room, rstd, F32)?];
         let rest = [operand(room, w[0], F32)?, operand(room, w[1], F32)?, Arg::U64(n as u64)];
-        let args = [&rows[..], &rest, &[Arg::Struct(&bytes), Arg::Bits(weight_offset)]].concat();
+        let scalars = [Arg::Struct(&bytes), pitch(room, d, shape.stride)?, Arg::Bits(weight_offset)];
+        let args = [rows, rest, scalars].concat();
         // SAFETY: as in `forward`.
         return unsafe { s.launch(&KERNELS[1], &lanes(rstd.len(), stored)?, &args) };
     };

@@ -43,14 +43,16 @@ fn shape(kind: Kind, seed: u64, n: usize, c: usize, with_residual: Residual) -> 
     let stats: Vec<f32> = normal(seed + 5, 2 * n).into_iter().enumerate().map(|(i, v)| of_row(v, i)).collect();
     let input = |name, values: &[f32]| Operand::input(name, values).per_row(c).acts();
     let output = |name| Operand::output::<f32>(name, n * c).per_row(c).acts();
+    let y = || output("y").apart(c);
     let stats_out = || Operand::output::<f32>("stats", 2 * n).per_row(2);
     let stats = Operand::input("stats", &stats).per_row(2);
     let named = |what: &str| format!("layer_norm::{what} {n}x{c} {kind:?}");
     let ends = Operand::input("examples", &[0, n as u32 / 3, n as u32 / 3, n as u32]);
-    let residual = vec![output("y"), stats_out(), output("sum"), input("x", &x), input("delta", &delta), w.clone(), b.clone()];
-    let norm = vec![output("y"), stats_out(), input("x", &x), w.clone(), b.clone()];
-    let again = vec![output("y"), input("x", &x), stats.clone(), w.clone(), b];
-    let back = vec![output("dx"), input("dy", &dy), input("x", &x), stats.clone(), w, input("add", &delta)];
+    let residual = vec![y(), stats_out(), output("sum"), input("x", &x), input("delta", &delta), w.clone(), b.clone()];
+    let norm = vec![y(), stats_out(), input("x", &x), w.clone(), b.clone()];
+    let again = vec![y(), input("x", &x), stats.clone(), w.clone(), b];
+    let back =
+        vec![output("dx").apart(c), input("dy", &dy).apart(c), input("x", &x), stats.clone(), w, input("add", &delta).apart(c)];
     let plain = back[..5].to_vec();
     let [dw, db] = [("dw", 6), ("db", 7)].map(|(name, i)| Operand::both(name, &normal(seed + i, c)));
     let weight = vec![dw, db, input("dy", &dy), input("x", &x), stats, ends];

@@ -15,10 +15,10 @@
 //! x, delta, sum, y, dx, dy, add: [N, C] f32, on CUDA also bf16: each result is rounded once, and v is the rounded sum. w, b, dw, db: `[C]`
 //! f32. stats: [N, 2] f32 of mean and rstd, kept for backward. `=` everywhere but in dw and db.
 //! Bytes: forward 8 NC (16 NC with a delta), backward 12 NC (16 with `add`), dw and db 8 NC. FLOPs: 7 NC, 13 NC, 5 NC.
-//! On CUDA a block owns a row and sums it in A2's own order: the CPU's bits. Spans of `examples` are cut at N there; the CPU refuses them.
-//! order: law
+//! On CUDA rows of y, dx, dy and add may lie apart ([`View::apart`]), and a block owns a row and sums it in A2's own order: the CPU's bits. Spans of
+//! `examples` are cut at N there; the CPU refuses them. order: law
 
-use crate::cuda::{blocks, elements, kernel, operand, optional, size, stored, variant};
+use crate::cuda::{blocks, elements, kernel, operand, optional, pitch, rows_of, size, stored, variant};
 use runtime::{Arg, DType::F32, DType::U32, Kernel, Launch, Result, Stream, View, disjoint, ensure};
 
 mod cases;
@@ -68,12 +68,13 @@ pub fn forward(
     disjoint(room, &[y, stats, sum], &[x, delta, w, b])?;
     let Some(pool) = s.host() else {
         let stored = stored(room, x)?;
-        let out = [operand(room, y, stored)?, operand(room, stats, F32)?, optional(room, sum, stored)?];
+        let out = [rows_of(room, y, stored)?, operand(room, stats, F32)?, optional(room, sum, stored)?];
         let rows = [operand(room, x, stored)?, optional(room, delta, stored)?];
-        let rest = [operand(room, w, F32)?, operand(room, b, F32)?, size(room, w.len())?, Arg::Bits(eps)];
+        let rest = [operand(room, w, F32)?, operand(room, b, F32)?];
+        let scalars = [size(room, w.len())?, pitch(room, y, w.len())?, Arg::Bits(eps)];
         let launch = Launch { defines: variant(stored), ..blocks(stats.len() / 2)? };
         // SAFETY: the kernel's arguments, checked to be [N, C], [N, 2] and `[C]`.
-        return unsafe { s.launch(&KERNELS[0], &launch, &[&out[..], &rows, &rest].concat()) };
+        return unsafe { s.launch(&KERNELS[0], &launch, &[&out[..], &rows, &rest, &scalars].concat()) };
     };
     // SAFETY: the device is the CPU and `disjoint` keeps the outputs apart from everything else.
     unsafe {
@@ -90,11 +91,12 @@ pub fn apply(s: &Stream, y: View<'_>, x: View<'_>, stats: View<'_>, [w, b]: [Vie
     disjoint(room, &[y], &[x, stats, w, b])?;
     let Some(pool) = s.host() else {
         let stored = stored(room, x)?;
-        let views = [operand(room, y, stored)?, operand(room, x, stored)?, operand(room, stats, F32)?];
-        let rest = [operand(room, w, F32)?, operand(room, b, F32)?, size(room, w.len())?];
+        let views = [rows_of(room, y, stored)?, operand(room, x, stored)?, operand(room, stats, F32)?];
+        let rest = [operand(room, w, F32)?, operand(room, b, F32)?];
+        let sizes = [size(room, w.len())?, pitch(room, y, w.len())?];
         let launch = Launch { defines: variant(stored), ..blocks(stats.len() / 2)? };
         // SAFETY: as in `forward`.
-        return unsafe { s.launch(&KERNELS[1], &launch, &[views, rest].concat()) };
+        return unsafe { s.launch(&KERNELS[1], &launch, &[&views[..], &rest, &sizes].concat()) };
     };
     // SAFETY: the device is the CPU and `disjoint` keeps the output apart from everything else.
     unsafe { cpu::apply(pool, y.host_mut()?, x.host()?, stats.host()?, [w.host()?, b.host()?]) };
@@ -118,11 +120,12 @@ pub fn backward(
     disjoint(room, &[dx], &[dy, x, stats, w, add])?;
     let Some(pool) = s.host() else {
         let stored = stored(room, x)?;
-        let rows = [operand(room, dx, stored)?, operand(room, dy, stored)?, operand(room, x, stored)?];
-        let rest = [operand(room, stats, F32)?, operand(room, w, F32)?, optional(room, add, stored)?, size(room, w.len())?];
+        let rows = [rows_of(room, dx, stored)?, rows_of(room, dy, stored)?, operand(room, x, stored)?];
+        let rest = [operand(room, stats, F32)?, operand(room, w, F32)?, rows_of(room, add, stored)?];
+        let sizes = [size(room, w.len())?, pitch(room, dx, w.len())?, pitch(room, dy, w.len())?, pitch(room, add, w.len())?];
         let launch = Launch { defines: variant(stored), ..blocks(stats.len() / 2)? };
         // SAFETY: as in `forward`.
-        return unsafe { s.launch(&KERNELS[2], &launch, &[&rows[..], &rest].concat()) };
+        return unsafe { s.launch(&KERNELS[2], &launch, &[&rows[..], &rest, &sizes].concat()) };
     };
     // SAFETY: the device is the CPU and `disjoint` keeps the output apart from everything else.
     unsafe { cpu::backward(pool, dx.host_mut()?, dy.host()?, x.host()?, stats.host()?, w.host()?, add.host()?) };

@@ -254,10 +254,10 @@ fn forward_call(g: Rc<Group>) -> impl Fn(&Stream, &[View<'_>]) -> Result<()> {
                 v[1].write(s, &g.of_strips(&strips.to_vec()?, g.tail(), 0))
             }
             Form::Library => {
-                let ld = library::row(g.k, parts);
+                let ld = library::pitch(g.k, g.tail());
                 let x = s.upload(&g.padded(v[2].len() / g.k, &values(s, v[2])?, [g.k, ld], None))?;
-                let bias = library::bias(s, parts)?;
-                library::forward(s, v[0], x.view(), parts, bias.as_ref().map(Buffer::view))?;
+                let (bias, strips) = (library::bias(s, parts)?, s.upload(&vec![bf16::NAN; v[2].len() / g.k * g.tail()])?);
+                library::forward(s, v[0], strips.view(), x.view().apart(g.k, ld)?, parts, bias.as_ref().map(Buffer::view))?;
                 v[1].write(s, &g.of_strips(&x.to_vec()?, ld, g.k))
             }
         })
@@ -276,9 +276,10 @@ fn backward_call(g: Rc<Group>) -> impl Fn(&Stream, &[View<'_>]) -> Result<()> {
                 v[1].write(s, &g.of_strips(&strips.to_vec()?, g.tail(), 0))
             }
             Form::Library => {
-                let ld = library::row(n, parts);
+                let ld = library::pitch(n, g.tail());
                 let dy = s.upload(&g.padded(v[2].len() / n, &values(s, v[2])?, [n, ld], None))?;
-                library::backward(s, v[0], dy.view(), parts)?;
+                let strips = s.upload(&vec![bf16::NAN; v[2].len() / n * g.tail()])?;
+                library::backward(s, v[0], strips.view(), dy.view().apart(n, ld)?, parts)?;
                 v[1].write(s, &g.of_strips(&dy.to_vec()?, ld, n))
             }
         })
@@ -305,12 +306,11 @@ fn lora_call(g: Rc<Group>) -> impl Fn(&Stream, &[View<'_>]) -> Result<()> {
                 backward_lora(s, &da, &db, x, lora_s.view(), ds.view(), dy, parts, spans)
             }
             Form::Library => {
-                let beside = |acts, width, strips| {
-                    let sizes = [width, library::row(width, parts)];
-                    s.upload(&g.padded(m, &values(s, acts)?, sizes, Some(&values(s, strips)?)))
-                };
-                let (x, dy) = (beside(x, g.k, lora_s)?, beside(dy, n, ds)?);
-                library::backward_lora(s, &da, &db, x.view(), dy.view(), parts, spans)
+                let (lora_s, ds, [x_ld, dy_ld]) = (strips(lora_s)?, strips(ds)?, [g.k, n].map(|n| library::pitch(n, g.tail())));
+                let apart = |acts, width, ld| s.upload(&g.padded(m, &values(s, acts)?, [width, ld], None));
+                let (x, dy) = (apart(x, g.k, x_ld)?, apart(dy, n, dy_ld)?);
+                let (x, dy) = (x.view().apart(g.k, x_ld)?, dy.view().apart(n, dy_ld)?);
+                backward_lora(s, &da, &db, x, lora_s.view(), ds.view(), dy, parts, spans)
             }
         })
     }

@@ -77,7 +77,7 @@ pub(super) struct Group<'a> {
     bias: Vec<Ptr>,
     ranks: Vec<(usize, f32)>,
     /// K and every part's outputs are multiples of 8.
-    aligned: bool,
+    pub aligned: bool,
 }
 
 impl<'a> Group<'a> {
@@ -236,7 +236,7 @@ fn outer(
     unsafe { s.launch(&OUTER[0], &launch, &args) }
 }
 
-/// As the room's, with S and dS in strips.
+/// As the room's, with S and dS in strips; rows of x and dy may lie apart.
 pub(super) fn backward_lora(
     s: &Stream,
     da: &[View<'_>],
@@ -247,39 +247,15 @@ pub(super) fn backward_lora(
 ) -> Result<()> {
     let room = "linear::backward_lora";
     let g = Group::new(room, parts)?;
-    let inputs =
-        Inputs { x: (x, g.k), s: (lora_s, 0, g.tail), ds: (ds, 0, g.tail), dy: (dy, g.n), rows: (examples, x.len() / g.k) };
-    g.gradients(s, room, (da, db), &inputs)
-}
-
-/// What the gradients of an adapter read.
-pub(super) struct Inputs<'a> {
-    /// Rows and their stride.
-    pub x: (View<'a>, usize),
-    /// S: rows, its first column in them, and their stride.
-    pub s: (View<'a>, usize, usize),
-    /// dS likewise.
-    pub ds: (View<'a>, usize, usize),
-    /// Rows and their stride.
-    pub dy: (View<'a>, usize),
-    /// Spans [E, 2], and how many rows there are.
-    pub rows: (View<'a>, usize),
-}
-
-impl Group<'_> {
-    /// dA and dB of each part.
-    pub fn gradients(&self, s: &Stream, room: &str, (da, db): (&[View<'_>], &[View<'_>]), from: &Inputs<'_>) -> Result<()> {
-        for (i, &(rank, scale)) in self.ranks.iter().enumerate().filter(|(_, (rank, _))| *rank > 0) {
-            let (slot, width) = (self.slots[i], self.slots[i + 1] - self.slots[i]);
-            let strip = |(view, first, ld)| (view, first + slot, ld, width);
-            let outputs = (from.dy.0, self.columns[i], from.dy.1, self.columns[i + 1] - self.columns[i]);
-            let inputs = (from.x.0, 0, from.x.1, self.k);
-            let halves = rank <= TWICE;
-            outer(s, room, (da[i], self.k, 1), [strip(from.ds), inputs], (rank, halves, 1.0), from.rows, THIN)?;
-            outer(s, room, (db[i], 1, rank), [strip(from.s), outputs], (rank, halves, scale), from.rows, THIN)?;
-        }
-        Ok(())
+    let (x_ld, dy_ld, rows) = (x.pitch(g.k)?, dy.pitch(g.n)?, (examples, x.len() / g.k));
+    for (i, &(rank, scale)) in g.ranks.iter().enumerate().filter(|(_, (rank, _))| *rank > 0) {
+        let strip = |view| (view, g.slots[i], g.tail, g.slots[i + 1] - g.slots[i]);
+        let (inputs, outputs) = ((x, 0, x_ld, g.k), (dy, g.columns[i], dy_ld, g.columns[i + 1] - g.columns[i]));
+        let halves = rank <= TWICE;
+        outer(s, room, (da[i], g.k, 1), [strip(ds), inputs], (rank, halves, 1.0), rows, THIN)?;
+        outer(s, room, (db[i], 1, rank), [strip(lora_s), outputs], (rank, halves, scale), rows, THIN)?;
     }
+    Ok(())
 }
 
 /// As the room's: dW and dbias in f32, laid out as a weight.

@@ -42,14 +42,22 @@ fn shape(kind: Kind, seed: u64, n: usize, c: usize, with_residual: Residual) -> 
     let rstd: Vec<f32> = normal(seed + 4, n).iter().map(|v| v * v + 0.1).collect();
     let input = |name, values: &[f32]| Operand::input(name, values).per_row(c).acts();
     let output = |name| Operand::output::<f32>(name, n * c).per_row(c).acts();
+    let y = || output("y").apart(c);
     let rstd_out = || Operand::output::<f32>("rstd", n).per_row(1);
     let rstd = Operand::input("rstd", &rstd).per_row(1);
     let named = |what: &str| format!("rms_norm::{what} {n}x{c} {kind:?}");
     let ends = Operand::input("examples", &[0, n as u32 / 3, n as u32 / 3, n as u32]);
-    let residual = vec![output("y"), rstd_out(), output("sum"), input("x", &x), input("delta", &delta), w.clone()];
-    let norm = vec![output("y"), rstd_out(), input("x", &x), w.clone()];
-    let again = vec![output("y"), input("x", &x), rstd.clone(), w.clone()];
-    let back = vec![output("dx"), input("dy", &dy), input("x", &x), rstd.clone(), w.clone(), input("add", &delta)];
+    let residual = vec![y(), rstd_out(), output("sum"), input("x", &x), input("delta", &delta), w.clone()];
+    let norm = vec![y(), rstd_out(), input("x", &x), w.clone()];
+    let again = vec![y(), input("x", &x), rstd.clone(), w.clone()];
+    let back = vec![
+        output("dx").apart(c),
+        input("dy", &dy).apart(c),
+        input("x", &x),
+        rstd.clone(),
+        w.clone(),
+        input("add", &delta).apart(c),
+    ];
     let plain = back[..5].to_vec();
     let weight = vec![Operand::both("dw", &normal(seed + 5, c)), input("dy", &dy), input("x", &x), rstd, ends];
     vec![

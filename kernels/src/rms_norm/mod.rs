@@ -12,10 +12,10 @@
 //! x, delta, sum, y, dx, dy, add: [N, C] f32, on CUDA also bf16: each result is rounded once, and v is the rounded sum. w, dw: `[C]` f32.
 //! rstd: `[N]` f32, kept for backward. `=` everywhere but in dw.
 //! Bytes: forward 8 NC (16 NC with a delta), backward 12 NC (16 with `add`), dw 8 NC. FLOPs: 4 NC, 9 NC, 3 NC.
-//! On CUDA a block owns a row and sums it in A2's own order: the CPU's bits. Spans of `examples` are cut at N there; the CPU refuses them.
+//! On CUDA rows of y, dx, dy and add may lie apart ([`View::apart`]), and a block owns a row and sums it in A2's own order: the CPU's bits. Spans of `examples` are cut at N there; the CPU refuses them.
 //! order: law
 
-use crate::cuda::{blocks, elements, kernel, operand, optional, size, stored, variant};
+use crate::cuda::{blocks, elements, kernel, operand, optional, pitch, rows_of, size, stored, variant};
 use runtime::{Arg, DType::F32, DType::U32, Kernel, Launch, Result, Stream, View, disjoint, ensure};
 
 mod cases;
@@ -65,12 +65,12 @@ pub fn forward(
     disjoint("rms_norm::forward", &[y, rstd, sum], &[x, delta, w])?;
     let Some(pool) = s.host() else {
         let (room, stored) = ("rms_norm::forward", stored("rms_norm::forward", x)?);
-        let out = [operand(room, y, stored)?, operand(room, rstd, F32)?, optional(room, sum, stored)?];
+        let out = [rows_of(room, y, stored)?, operand(room, rstd, F32)?, optional(room, sum, stored)?];
         let input = [operand(room, x, stored)?, optional(room, delta, stored)?, operand(room, w, F32)?];
         let launch = Launch { defines: variant(stored), ..blocks(rstd.len())? };
-        let scalars = [size(room, w.len())?, Arg::Bits(eps), Arg::Bits(weight_offset)];
+        let scalars = [size(room, w.len())?, pitch(room, y, w.len())?, Arg::Bits(eps), Arg::Bits(weight_offset)];
         // SAFETY: the kernel's arguments, checked to be [rows, C], `[rows]` and `[C]`.
-        return unsafe { s.launch(&KERNELS[0], &launch, &[out, input, scalars].concat()) };
+        return unsafe { s.launch(&KERNELS[0], &launch, &[&out[..], &input, &scalars].concat()) };
     };
     // SAFETY: the device is the CPU and `disjoint` keeps the outputs apart from everything else.
     unsafe {
@@ -88,8 +88,9 @@ pub fn apply(s: &Stream, y: View<'_>, x: View<'_>, rstd: View<'_>, w: View<'_>, 
     let Some(pool) = s.host() else {
         let (room, stored) = ("rms_norm::apply", stored("rms_norm::apply", x)?);
         let launch = Launch { defines: variant(stored), ..blocks(rstd.len())? };
-        let views = [operand(room, y, stored)?, operand(room, x, stored)?, operand(room, rstd, F32)?, operand(room, w, F32)?];
-        let args = [&views[..], &[size(room, w.len())?, Arg::Bits(weight_offset)]].concat();
+        let views = [rows_of(room, y, stored)?, operand(room, x, stored)?, operand(room, rstd, F32)?, operand(room, w, F32)?];
+        let scalars = [size(room, w.len())?, pitch(room, y, w.len())?, Arg::Bits(weight_offset)];
+        let args = [&views[..], &scalars].concat();
         // SAFETY: as in `forward`.
         return unsafe { s.launch(&KERNELS[1], &launch, &args) };
     };
@@ -118,9 +119,10 @@ pub fn backward(
     let Some(pool) = s.host() else {
         let (room, stored) = ("rms_norm::backward", stored("rms_norm::backward", x)?);
         let launch = Launch { defines: variant(stored), ..blocks(rstd.len())? };
-        let rows = [operand(room, dx, stored)?, operand(room, dy, stored)?, operand(room, x, stored)?];
-        let rest = [operand(room, rstd, F32)?, operand(room, w, F32)?, optional(room, add, stored)?];
-        let args = [&rows[..], &rest, &[size(room, w.len())?, Arg::Bits(weight_offset)]].concat();
+        let views = [rows_of(room, dx, stored)?, rows_of(room, dy, stored)?, operand(room, x, stored)?];
+        let rest = [operand(room, rstd, F32)?, operand(room, w, F32)?, rows_of(room, add, stored)?];
+        let pitches = [pitch(room, dx, w.len())?, pitch(room, dy, w.len())?, pitch(room, add, w.len())?];
+        let args = [&views[..], &rest, &[size(room, w.len())?], &pitches, &[Arg::Bits(weight_offset)]].concat();
         // SAFETY: as in `forward`.
         return unsafe { s.launch(&KERNELS[2], &launch, &args) };
     };

@@ -1,13 +1,13 @@
 // RMSNorm, one block per row: the row passes through shared memory in stretches that all threads load and sixteen lanes sum.
 // x, delta, sum, y, dx, dy, add: [N, c] as stored; rstd: [N], w, dw: [c] f32. What is absent is a null pointer. The sum is what was
-// stored of it, so that a later pass over it computes the same.
+// stored of it, so that a later pass over it computes the same. Rows of y, dx, dy and add lie y_ld, dx_ld, dy_ld and add_ld apart.
 #define STRETCH 1024
 
 __device__ float factor(float offset, float w) { return offset == 0.0f ? w : offset + w; }
 __device__ u32 stretch(u32 c, u32 first) { return c - first < STRETCH ? c - first : STRETCH; }
 
 extern "C" __global__ void rms_norm_forward(stored *y, float *rstd, stored *sum, const stored *x, const stored *delta,
-                                            const float *w, u32 c, float eps, float offset) {
+                                            const float *w, u32 c, u32 y_ld, float eps, float offset) {
   __shared__ float v[STRETCH];
   __shared__ float scale;
   u64 row = (u64)blockIdx.x * c;
@@ -30,26 +30,30 @@ extern "C" __global__ void rms_norm_forward(stored *y, float *rstd, stored *sum,
   }
   __syncthreads();
   const stored *from = delta ? sum : x;
-  for (u32 i = threadIdx.x; i < c; i += blockDim.x) y[row + i] = narrow((widen(from[row + i]) * scale) * factor(offset, w[i]));
+  y += (u64)blockIdx.x * y_ld;
+  for (u32 i = threadIdx.x; i < c; i += blockDim.x) y[i] = narrow((widen(from[row + i]) * scale) * factor(offset, w[i]));
 }
 
-extern "C" __global__ void rms_norm_apply(stored *y, const stored *x, const float *rstd, const float *w, u32 c, float offset) {
+extern "C" __global__ void rms_norm_apply(stored *y, const stored *x, const float *rstd, const float *w, u32 c, u32 y_ld,
+                                          float offset) {
   u64 row = (u64)blockIdx.x * c;
   float scale = rstd[blockIdx.x];
-  for (u32 i = threadIdx.x; i < c; i += blockDim.x) y[row + i] = narrow((widen(x[row + i]) * scale) * factor(offset, w[i]));
+  y += (u64)blockIdx.x * y_ld;
+  for (u32 i = threadIdx.x; i < c; i += blockDim.x) y[i] = narrow((widen(x[row + i]) * scale) * factor(offset, w[i]));
 }
 
 extern "C" __global__ void rms_norm_backward(stored *dx, const stored *dy, const stored *x, const float *rstd, const float *w,
-                                             const stored *add, u32 c, float offset) {
+                                             const stored *add, u32 c, u32 dx_ld, u32 dy_ld, u32 add_ld, float offset) {
   __shared__ float g[STRETCH], xhat[STRETCH];
   __shared__ float mean;
   u64 row = (u64)blockIdx.x * c;
+  dy += (u64)blockIdx.x * dy_ld;
   float scale = rstd[blockIdx.x], acc = 0.0f;
   for (u32 first = 0; first < c; first += STRETCH) {
     u32 n = stretch(c, first);
     for (u32 i = threadIdx.x; i < n; i += blockDim.x) {
       u64 at = row + first + i;
-      g[i] = widen(dy[at]) * factor(offset, w[first + i]);
+      g[i] = widen(dy[first + i]) * factor(offset, w[first + i]);
       xhat[i] = widen(x[at]) * scale;
     }
     __syncthreads();
@@ -63,8 +67,8 @@ extern "C" __global__ void rms_norm_backward(stored *dx, const stored *dy, const
   __syncthreads();
   for (u32 i = threadIdx.x; i < c; i += blockDim.x) {
     u64 at = row + i;
-    float d = scale * (widen(dy[at]) * factor(offset, w[i]) - (widen(x[at]) * scale) * mean);
-    dx[at] = narrow(add ? d + widen(add[at]) : d);
+    float d = scale * (widen(dy[i]) * factor(offset, w[i]) - (widen(x[at]) * scale) * mean);
+    dx[(u64)blockIdx.x * dx_ld + i] = narrow(add ? d + widen(add[(u64)blockIdx.x * add_ld + i]) : d);
   }
 }
 

@@ -15,7 +15,7 @@ pub fn cases(rows: &[usize], seed: u64) -> Vec<Case> {
 
 fn shape(kind: Kind, seed: u64, n: usize, [heads, d, stride]: [usize; 3]) -> Vec<Case> {
     let operands = || {
-        let x = Operand::both("x", &batch(kind, seed, n, stride)).per_row(stride).acts();
+        let x = Operand::both("x", &batch(kind, seed, n, stride)).per_row(stride).acts().apart(stride);
         let pos = Operand::input("pos", &below(seed + 1, n, POSITIONS as u32)).per_row(1);
         vec![x, pos, Operand::input("table", &table(POSITIONS, d, 5e5, None))]
     };

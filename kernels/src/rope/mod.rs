@@ -6,11 +6,12 @@
 //! cos, sin of pos[n]·f_i,  f_i = theta^(−2i/D), for llama3 scaled by wavelength
 //! ```
 //! Products, then the sum, each round. x: [N, stride] f32, its first heads·D columns turn, the rest stays. pos: `[N]` u32.
-//! table: [positions, D/2, 2] f32 (cos, sin), computed in f64 on the host and rounded once (LAW A5). On CUDA x may be bf16, rounded once.
+//! table: [positions, D/2, 2] f32 (cos, sin), computed in f64 on the host and rounded once (LAW A5). On CUDA x may be bf16, rounded
+//! once, and its rows may lie apart ([`View::apart`]).
 //! Bytes: 8·N·heads·D and the table's rows. FLOPs: 3·N·heads·D. order: law
 //! A position beyond the table is an error on the CPU, which looks, and NaN on CUDA, where looking would wait.
 
-use crate::cuda::{elements, kernel, operand, size, stored, variant};
+use crate::cuda::{elements, kernel, operand, pitch, rows_of, size, stored, variant};
 use runtime::{Arg, DType::F32, DType::U32, Kernel, Launch, Result, Stream, View, disjoint, ensure};
 
 mod cases;
@@ -90,9 +91,9 @@ fn rotate(
     disjoint(room, &[x], &[pos, table])?;
     let Some(pool) = s.host() else {
         let stored = stored(room, x)?;
-        let views = [operand(room, x, stored)?, operand(room, pos, U32)?, operand(room, table, F32)?];
+        let views = [rows_of(room, x, stored)?, operand(room, pos, U32)?, operand(room, table, F32)?];
         let pairs = pos.len() * heads * (d / 2);
-        let shape = [Arg::U64(pairs as u64), size(room, heads)?, size(room, d / 2)?, size(room, stride)?];
+        let shape = [Arg::U64(pairs as u64), size(room, heads)?, size(room, d / 2)?, pitch(room, x, stride)?];
         let args = [&views[..], &shape, &[size(room, table.len() / d)?, Arg::U32(back.into())]].concat();
         let launch = Launch { defines: variant(stored), ..elements(pairs)? };
         // SAFETY: the kernel's arguments; the shapes were checked, positions it checks itself.

@@ -26,6 +26,8 @@ pub struct Operand {
     pub(super) width: Option<usize>,
     /// Activations, which a device may store in bf16.
     acts: bool,
+    /// Elements of each of its rows where a device takes them apart.
+    pub(super) apart: Option<usize>,
     /// Its own limit; None for the case's.
     pub(super) limit: Option<Limit>,
 }
@@ -39,6 +41,7 @@ impl Operand {
             bytes: bytemuck::cast_slice(values).to_vec(),
             width: None,
             acts: false,
+            apart: None,
             limit: None,
         }
     }
@@ -66,6 +69,11 @@ impl Operand {
     /// Activations: f32 here, rounded to bf16 in a case of that storage ([`Case::in_bf16`]).
     pub fn acts(self) -> Operand {
         Operand { acts: true, ..self }
+    }
+
+    /// A device takes its rows, of so many elements, apart from each other too.
+    pub fn apart(self, width: usize) -> Operand {
+        Operand { apart: Some(width), ..self }
     }
 
     /// Another limit than the case's.

@@ -14,7 +14,7 @@ pub fn cases(rows: &[usize], seed: u64) -> Vec<Case> {
 fn shape(kind: Kind, seed: u64, n: usize, f: usize) -> Vec<Case> {
     let gate_up = Operand::input("gate_up", &batch(kind, seed, n, 2 * f)).per_row(2 * f).acts();
     let dy = Operand::input("dy", &batch(kind, seed + 1, n, f)).per_row(f).acts();
-    let output = |name, width| Operand::output::<f32>(name, n * width).per_row(width).acts();
+    let output = |name, width| Operand::output::<f32>(name, n * width).per_row(width).acts().apart(width);
     let named = |what: &str| format!("swiglu::{what} {n}x{f} {kind:?}");
     let there = vec![output("y", f), gate_up.clone()];
     let back = vec![output("dgate_up", 2 * f), dy, gate_up];

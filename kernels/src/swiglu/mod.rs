@@ -5,10 +5,10 @@
 //! backward:  dg = (dy·u)·(σ·(1 + g·(1 − σ)))      du = dy·a
 //! ```
 //! Every operation rounds, in the order of the brackets. gate_up, dgate_up: [N, 2F] f32, g the first F of a row, u the last F.
-//! y, dy: [N, F] f32. `=` everywhere. On CUDA
-//! also all of them in bf16: widened, computed in f32, rounded once. Bytes in f32: forward 12 NF, backward 20 NF. FLOPs: about 20 NF and 26 NF. order: law
+//! y, dy: [N, F] f32. `=` everywhere. On CUDA also all of them in bf16: widened, computed in f32, rounded once; rows of y and dgate_up may
+//! lie apart there ([`View::apart`]). Bytes in f32: forward 12 NF, backward 20 NF. FLOPs: about 20 NF and 26 NF. order: law
 
-use crate::cuda::{elements, kernel, operand, size, stored, variant};
+use crate::cuda::{elements, kernel, operand, pitch, rows_of, size, stored, variant};
 use runtime::{Arg, Kernel, Launch, Result, Stream, View, disjoint, ensure};
 
 mod cases;
@@ -39,9 +39,9 @@ pub fn forward(s: &Stream, y: View<'_>, gate_up: View<'_>, f: usize) -> Result<(
         None => {
             let room = "swiglu::forward";
             let stored = stored(room, y)?;
-            let views = [operand(room, y, stored)?, operand(room, gate_up, stored)?];
+            let views = [rows_of(room, y, stored)?, operand(room, gate_up, stored)?];
             let launch = Launch { defines: variant(stored), ..elements(y.len())? };
-            let args = [views[0], views[1], Arg::U64(y.len() as u64), size(room, f)?];
+            let args = [views[0], views[1], Arg::U64(y.len() as u64), size(room, f)?, pitch(room, y, f)?];
             // SAFETY: the kernel's arguments; `sizes` checked what they cover.
             unsafe { s.launch(&KERNELS[0], &launch, &args)? };
         }
@@ -60,9 +60,10 @@ pub fn backward(s: &Stream, dgate_up: View<'_>, dy: View<'_>, gate_up: View<'_>,
         None => {
             let room = "swiglu::backward";
             let stored = stored(room, dy)?;
-            let views = [operand(room, dgate_up, stored)?, operand(room, dy, stored)?, operand(room, gate_up, stored)?];
+            let views = [rows_of(room, dgate_up, stored)?, operand(room, dy, stored)?, operand(room, gate_up, stored)?];
             let launch = Launch { defines: variant(stored), ..elements(dy.len())? };
-            let args = [views[0], views[1], views[2], Arg::U64(dy.len() as u64), size(room, f)?];
+            let sizes = [Arg::U64(dy.len() as u64), size(room, f)?, pitch(room, dgate_up, 2 * f)?];
+            let args = [views, sizes].concat();
             // SAFETY: the kernel's arguments; `sizes` checked what they cover.
             unsafe { s.launch(&KERNELS[1], &launch, &args)? };
         }

@@ -1,7 +1,7 @@
 //! `ple bench`: the speed of every room on a device, or with `--e2e` of whole training steps, as a table for the eye and as JSON lines to
 //! keep; `--merge` makes one table of kept lines and of what the peers' scripts wrote. Of an emulated device there is no speed to tell.
 
-use crate::config::Config;
+use crate::config::{Config, Gemm};
 use crate::{Error, Result, log, open, origin};
 use kernels::bench::{Ceilings, Timing, Work, measure, works};
 use kernels::selftest::{device, is_emulated};
@@ -75,11 +75,11 @@ fn steps(c: &Config, s: &Stream) -> Result<()> {
     }
     let (ceilings, mut rows) = (Ceilings::measure(s)?, Vec::new());
     for shape in &step::SHAPES {
-        let name = shape.named();
+        let name = if c.gemm == Gemm::Library { format!("{} library", shape.named()) } else { shape.named() };
         let mut tell = |bytes: usize| log::print(&format!("step       {name:<44} {:.2} GiB planned\n", gib(bytes)));
-        match step::measure(s, shape, &mut tell) {
+        match step::measure(s, shape, c.gemm, &mut tell) {
             Ok(measured) => {
-                let row = step_row(s, &name, &measured, &ceilings);
+                let row = step_row(s, &name, c.gemm, &measured, &ceilings);
                 log::print(&text(&row))?;
                 rows.push(row);
             }
@@ -97,7 +97,7 @@ fn gib(bytes: usize) -> f64 {
 }
 
 /// The median step, of which there is at least one. MFU is of the measured ceiling (`percent_of_products`) and of the data sheet.
-fn step_row(s: &Stream, name: &str, of: &step::Measured, ceilings: &Ceilings) -> Value {
+fn step_row(s: &Stream, name: &str, gemm: Gemm, of: &step::Measured, ceilings: &Ceilings) -> Value {
     let (info, times) = (s.backend().info(), &of.seconds);
     let at = |i: usize| times.get(i).copied().unwrap_or(f64::NAN);
     let (median, tflops) = (at(times.len() / 2), of.flops / at(times.len() / 2) / 1e12);
@@ -115,7 +115,7 @@ fn step_row(s: &Stream, name: &str, of: &step::Measured, ceilings: &Ceilings) ->
         "planned_gib": log::number(gib(of.planned)),
         "passes": times.len(),
         "dtype": "bfloat16",
-        "gemm": "own",
+        "gemm": gemm.name(),
         "device": device(s),
         "model": info.name,
         "arch": info.arch,

@@ -59,8 +59,9 @@ keys! {
     adapter: Option<PathBuf> = None, RUN | INSPECT | MERGE;
     /// Element type of the base weights in memory (merge: of what is written).
     dtype: Dtype = Dtype::Auto, RUN | MERGE;
-    /// Ours: who multiplies matrices on a CUDA device: own kernels, whose bits are the same in every batch, or the vendor's library.
-    gemm: Gemm = Gemm::Own, RUN;
+    /// Ours: who multiplies matrices on a CUDA device: own kernels, whose bits are the same in every batch, or the vendor's library (sft,
+    /// dpo, reward, logprob with dtype bfloat16, bench with e2e).
+    gemm: Gemm = Gemm::Own, RUN | BENCH;
     /// Which parameters are trained; full writes a model folder.
     tune: Tune = Tune::Lora, FIT;
     /// Rank of the adapter.

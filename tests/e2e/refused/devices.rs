@@ -114,8 +114,37 @@ fn the_vendor_s_products_are_refused_where_there_are_none() -> Result<()> {
     stage.sft().and("--gemm library").refuse(USAGE, &["gemm: wanted own on cpu", "got library"])?;
     stage.sft().and("--gemm blas").refuse(USAGE, &["gemm", "own, library"])?;
     let Some(made) = emulator::libraries() else { return Ok(()) };
-    let call = stage.sft().and("--device cuda:0 --gemm library").libraries(made);
-    call.refuse(USAGE, &["gemm: wanted own on cuda:0", "bf16"])
+    let call = |more: &str| stage.sft().and("--device cuda:0 --gemm library").and(more).libraries(made);
+    call("").refuse(USAGE, &["gemm: wanted own on cuda:0", "dtype` bfloat16"])?;
+    call("--dtype float32").refuse(USAGE, &["gemm: wanted own on cuda:0", "dtype` bfloat16"])?;
+    call("--dtype bfloat16 --tune full").refuse(USAGE, &["gemm: wanted own on cuda:0", "tune full"])?;
+    let drawn = ple("generate --device cuda:0 --dtype bfloat16 --gemm library --dataset_name none --output_file none");
+    let drawn = drawn.key("model_name_or_path", stage.path("model")).libraries(made);
+    drawn.refuse(USAGE, &["gemm: wanted own on cuda:0", "`ple generate` promises one set of bits"])?;
+    ple("bench --device cuda:0 --gemm library").libraries(made).refuse(USAGE, &["gemm: wanted own on cuda:0", "--e2e"])
+}
+
+/// A run says whose products it used, and repeats itself.
+#[test]
+fn on_cuda_a_run_through_the_library_repeats_itself() -> Result<()> {
+    let (stage, Some(made)) = (Stage::new()?, emulator::libraries()) else { return Ok(()) };
+    let run = || {
+        let keys = "--max_steps 2 --learning_rate 0.01 --device cuda:0 --dtype bfloat16 --gemm library";
+        stage.sft().and(keys).libraries(made).succeed()?;
+        let adapter = stage.read("out/adapter_model.safetensors")?;
+        std::fs::rename(stage.path("out"), stage.path("before"))?;
+        Result::<_>::Ok(adapter)
+    };
+    let first = run()?;
+    let said: serde_json::Value = serde_json::from_slice(&stage.read("before/run.json")?)?;
+    ensure!(said.to_string().contains(r#""gemm":"library""#), "{said}");
+    std::fs::remove_dir_all(stage.path("before"))?;
+    ensure!(run()? == first, "a repeat has another adapter");
+    let scored = ple("logprob --device cuda:0 --dtype bfloat16 --gemm library").libraries(made);
+    let scored = scored.key("model_name_or_path", stage.path("model")).key("adapter", stage.path("before"));
+    scored.key("dataset_name", stage.path("rows.jsonl")).key("output_file", stage.path("logps.jsonl")).succeed()?;
+    ensure!(!stage.read("logps.jsonl")?.is_empty(), "no log-probabilities");
+    Ok(())
 }
 
 /// A shared library of the vendor's name, from C.

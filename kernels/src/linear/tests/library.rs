@@ -5,8 +5,7 @@ use super::{values, views};
 use crate::check::{Acts, rounded, rounds_once, wide, with_both_adders};
 use crate::linear::reference::{self, Module};
 use crate::linear::tests::{Case, same};
-use crate::linear::{Part, library};
-use crate::weight;
+use crate::linear::{Part, backward_lora, library};
 use runtime::{DType::Bf16, Result, Stream, View};
 
 /// Rows [M, width] with room for the strips, which hold NaN before.
@@ -14,19 +13,22 @@ fn padded(rows: &[f32], width: usize, ld: usize) -> Vec<f32> {
     rows.chunks(width).flat_map(|row| [row, &vec![f32::NAN; ld - width]].concat()).collect()
 }
 
-/// y, x with its strips, dx, dy with its strips.
-fn run(s: &Stream, x: &[f32], dy: &[f32], cases: &[Case]) -> Result<[Vec<f32>; 4]> {
+/// y, S, dx, dS, and x and dy with their strips.
+fn run(s: &Stream, x: &[f32], dy: &[f32], cases: &[Case]) -> Result<[Vec<f32>; 6]> {
     let (k, n, t) = (cases[0].k, outputs(cases).iter().sum::<usize>(), tail(cases));
     let (m, loaded) = (x.len() / k, Loaded::new(s, cases, &ranks(cases))?);
-    let parts = loaded.parts()?;
-    assert_eq!([library::row(k, &parts), library::row(n, &parts)], [weight::row(k, t), weight::row(n, t)]);
-    let (y, dx) = (Acts::nan(s, Bf16, m * n)?, Acts::nan(s, Bf16, m * k)?);
-    let x = Acts::put(s, Bf16, &padded(x, k, library::row(k, &parts)))?;
-    let dy = Acts::put(s, Bf16, &padded(dy, n, library::row(n, &parts)))?;
+    let (parts, [x_ld, dy_ld]) = (loaded.parts()?, [k, n].map(|n| library::pitch(n, t)));
+    let [y, lora_s, dx, ds] = [n, t, k, t].map(|width| Acts::nan(s, Bf16, m * width));
+    let (y, lora_s, dx, ds) = (y?, lora_s?, dx?, ds?);
+    let (x, dy) = (Acts::put(s, Bf16, &padded(x, k, x_ld))?, Acts::put(s, Bf16, &padded(dy, n, dy_ld))?);
     let bias = library::bias(s, &parts)?;
-    library::forward(s, y.view(), x.view(), &parts, bias.as_ref().map(|b| b.view()))?;
-    library::backward(s, dx.view(), dy.view(), &parts)?;
-    Ok([y.get()?, x.get()?, dx.get()?, dy.get()?])
+    let (rows, drows) = (x.view().apart(k, x_ld)?, dy.view().apart(n, dy_ld)?);
+    library::forward(s, y.view(), lora_s.view(), rows, &parts, bias.as_ref().map(|b| b.view()))?;
+    library::backward(s, dx.view(), ds.view(), drows, &parts)?;
+    let again = Acts::nan(s, Bf16, m * t)?;
+    library::backward(s, View::none(Bf16), again.view(), drows, &parts)?;
+    same("dS without dx", &again.get()?, &ds.get()?);
+    Ok([y.get()?, lora_s.get()?, dx.get()?, ds.get()?, x.get()?, dy.get()?])
 }
 
 /// Columns `first`.. of rows.
@@ -42,7 +44,7 @@ fn on_cuda_the_library_against_f64() {
             let (x, dy) = (rounded(&values(m * k, 91)), rounded(&values(m * n, 92)));
             let (a, b) = copies(&cases[0]);
             let module = Module { a: &a, b: &b, scale: 1.0, ..cases[0].module() };
-            let [y, _, dx, _] = run(s, &x, &dy, &cases)?;
+            let [y, _, dx, ..] = run(s, &x, &dy, &cases)?;
             let what = format!("[{m}, {k}] -> {n} rank {rank}");
             rounds_once(&format!("y {what}"), &y, &reference::forward(&x, k, &module), n);
             let mut want = vec![0.0; m * k];
@@ -69,9 +71,13 @@ fn on_cuda_the_library_repeats_itself_and_its_strips_are_the_rooms() {
             assert!(one.iter().zip(other).all(|(a, b)| a.to_bits() == b.to_bits()), "a repeat has other bits");
         }
         let ([y, lora_s], [dx, ds]) = (run_forward(s, &x, &cases, &ranks(&cases))?, run_backward(s, &dy, &cases)?);
-        let strips = [(&made[1], k, &lora_s), (&made[3], n, &ds)];
-        for (rows, width, want) in strips {
-            same("strips", &columns(rows, weight::row(width, t), width, t), want);
+        for (rows, strips, rows_before, width, want) in [(&made[4], &made[1], &x, k, &lora_s), (&made[5], &made[3], &dy, n, &ds)]
+        {
+            let ld = library::pitch(width, t);
+            same("strips", strips, want);
+            same("strips beside the rows", &columns(rows, ld, width, t), want);
+            same("rows", &columns(rows, ld, 0, width), &rounded(rows_before));
+            assert!(columns(rows, ld, width + t, ld - width - t).iter().all(|v| v.is_nan()), "written behind the strips");
         }
         rounds_once("y", &made[0], &wide(&y), n);
         rounds_once("dx", &made[2], &wide(&dx), k);
@@ -80,9 +86,12 @@ fn on_cuda_the_library_repeats_itself_and_its_strips_are_the_rooms() {
             |len: &dyn Fn(&Case) -> usize| cases.iter().map(|c| s.upload(&vec![0.5f32; len(c)])).collect::<Result<Vec<_>>>();
         let (da, db) = (totals(&|c| c.rank * k)?, totals(&|c| c.rank * c.n)?);
         let spans = [0u32, 3, 3, 19];
-        let [held_x, held_dy] = [&made[1], &made[3]].map(|v| Acts::put(s, Bf16, v).unwrap());
+        let held = |i: usize| Acts::put(s, Bf16, &made[i]);
+        let (held_x, held_dy, held_s, held_ds) = (held(4)?, held(5)?, held(1)?, held(3)?);
         let (examples, parts) = (s.upload(&spans)?, loaded.parts()?);
-        library::backward_lora(s, &views(&da), &views(&db), held_x.view(), held_dy.view(), &parts, examples.view())?;
+        let (rows, drows) = (held_x.view().apart(k, library::pitch(k, t))?, held_dy.view().apart(n, library::pitch(n, t))?);
+        let strips = (held_s.view(), held_ds.view());
+        backward_lora(s, &views(&da), &views(&db), rows, strips.0, strips.1, drows, &parts, examples.view())?;
         let want = run_gradients(s, [&x, &lora_s, &ds, &dy], &cases, &spans, 0.5)?;
         for (i, want) in want.chunks(4).enumerate() {
             same("dA", &da[i].to_vec()?, &want[0]);
@@ -99,23 +108,30 @@ fn on_cuda_what_the_library_does_not_take_is_named() {
     let text = |r: Result<()>| r.err().map(|e| e.to_string()).unwrap_or_default();
     let with_bias = [case(16, 40, 8, true, 71)];
     let loaded = Loaded::new(s, &with_bias, &[8]).unwrap();
-    let (y, x) = (Acts::nan(s, Bf16, 2 * 16).unwrap(), Acts::nan(s, Bf16, 2 * 64).unwrap());
+    let [y, lora_s, x] = [16, 16, 64].map(|width| Acts::nan(s, Bf16, 2 * width).unwrap());
     let parts = loaded.parts().unwrap();
-    let (y, x) = (y.view(), x.view());
+    let (y, lora_s, flat) = (y.view(), lora_s.view(), x.view());
+    let x = flat.apart(40, 64).unwrap();
     let unbiased = "bias: wanted that of library::bias exactly where a part has one";
-    assert!(text(library::forward(s, y, x, &parts, None)).contains(unbiased));
+    assert!(text(library::forward(s, y, lora_s, x, &parts, None)).contains(unbiased));
     let bare = [Part { bias: None, ..parts[0] }];
     let bias = library::bias(s, &parts).unwrap().unwrap();
-    assert!(text(library::forward(s, y, x, &bare, Some(bias.view()))).contains(unbiased));
+    assert!(text(library::forward(s, y, lora_s, x, &bare, Some(bias.view()))).contains(unbiased));
     let short = bias.view().slice(0..8).unwrap();
-    assert!(text(library::forward(s, y, x, &parts, Some(short))).contains("bias: wanted 16 elements, got 8"));
+    assert!(text(library::forward(s, y, lora_s, x, &parts, Some(short))).contains("bias: wanted 16 elements, got 8"));
     assert!(library::bias(s, &bare).unwrap().is_none());
-    assert_eq!(text(library::forward(s, y, x, &bare, None)), "");
-    assert!(text(library::forward(s, y, x.slice(0..80).unwrap(), &bare, None)).contains("x: wanted 128 elements, got 80"));
-    assert!(text(library::forward(s, y, View::none(Bf16), &[], None)).contains("no parts"));
+    assert_eq!(text(library::forward(s, y, lora_s, x, &bare, None)), "");
+    let go = |y, x: Result<View<'_>>| text(library::forward(s, y, lora_s, x.unwrap(), &bare, None));
+    let roomy = "wanted a multiple of 8 with room for strips of 16";
+    assert!(go(y, flat.slice(0..80)).contains(roomy));
+    assert!(go(y, flat.slice(0..104).and_then(|v| v.apart(40, 52))).contains(roomy));
+    assert!(go(y, flat.slice(0..114).and_then(|v| v.apart(40, 57))).contains(roomy));
+    assert!(go(y, flat.apart(32, 64)).contains("x: 64 elements are no rows of 40"));
+    assert!(go(y.apart(8, 16).unwrap(), Ok(x)).contains("y: wanted 32 elements, got 16"));
+    assert!(text(library::forward(s, y, View::none(Bf16), x, &[], None)).contains("no parts"));
     let odd = [case(12, 40, 8, false, 71)];
     let loaded = Loaded::new(s, &odd, &[8]).unwrap();
     let y = y.slice(0..24).unwrap();
-    let said = text(library::forward(s, y, x, &loaded.parts().unwrap(), None));
+    let said = text(library::forward(s, y, lora_s, x, &loaded.parts().unwrap(), None));
     assert!(said.contains("linear::library::forward") && said.contains("not available on cuda:0"), "{said}");
 }

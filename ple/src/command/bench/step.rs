@@ -4,12 +4,12 @@
 //! Useful FLOPs of a step, as for frozen weights: 4 for each weight of a module and token, 4·C·V for each loss row, and three times the
 //! causal half of attention's 4·H·D a pair of positions. The adapter's own are not counted.
 
-use crate::config::{Command, Config};
+use crate::config::{Command, Config, Gemm};
 use crate::memory::{Needs, Planned};
 use crate::method::{Example, sft::Sft};
 use crate::optim::Optimizer;
 use crate::trainer::{Trainer, Workspace};
-use crate::{Error, Result};
+use crate::{Error, Result, open};
 use kernels::bench::noise;
 use model::{AdapterConfig, Keep, Lora, Targets, Transformer, Tune, adapter};
 use runtime::{DType, Stream, comm::Single};
@@ -103,8 +103,9 @@ fn flops(c: &model::Config, modules: usize, batch: usize, length: usize) -> f64 
     4.0 * (modules as f64 + head) * tokens + 3.0 * attention
 }
 
-/// Trains for some steps at a shape; `tell` gets the planned memory before the first. bf16 on a device, f32 on the CPU.
-pub fn measure(s: &Stream, shape: &Shape, tell: &mut dyn FnMut(usize) -> Result<()>) -> Result<Measured> {
+/// Trains for some steps at a shape; `tell` gets the planned memory before the first. bf16 on a device, f32 on the CPU, which has own
+/// products alone.
+pub fn measure(s: &Stream, shape: &Shape, gemm: Gemm, tell: &mut dyn FnMut(usize) -> Result<()>) -> Result<Measured> {
     let text = config(shape.name).ok_or_else(|| Error::Usage(format!("e2e: wanted a known shape, got {}", shape.name)))?;
     let config = model::Config::parse(Path::new(shape.name), &text.to_string())?;
     let modules = config.modules();
@@ -117,6 +118,9 @@ pub fn measure(s: &Stream, shape: &Shape, tell: &mut dyn FnMut(usize) -> Result<
     let dtype = if s.host().is_some() { DType::F32 } else { DType::Bf16 };
     let vocabulary = config.vocab_size;
     let mut model = Transformer::repeating(s, config, dtype, &disk, &values)?;
+    if gemm == Gemm::Library {
+        open::through_library(s, &mut model)?;
+    }
     let lora = Lora::upload(s, model.base(), disk)?;
     let words = lora.arena().flat().len();
     model.add_slot(lora)?;
