@@ -5,9 +5,9 @@ use crate::lora::Lora;
 use crate::transformer::{Transformer, Tune};
 
 impl Transformer {
-    /// The base weights.
+    /// The base weights, a master and its copies among them.
     pub fn weights(&self) -> usize {
-        self.base.arena().bytes()
+        self.base.bytes()
     }
 
     /// All adapter slots, with what keeps their copies up.
