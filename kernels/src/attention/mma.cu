@@ -141,8 +141,8 @@ UNROLL
   }
 }
 
-// out [n, h d] in rows out_ld apart, m, l [n, h] of qkv. Blocks: tiles of lines, kv heads, columns. The weights are rounded to bf16 for their product with the values; what
-// divides it is the sum of the rounded ones, l that of the others.
+// out [n, h d] in rows out_ld apart, m, l [n, h] of qkv. Blocks: tiles of lines, kv heads, columns. The weights are rounded to bf16 for
+// their product with the values; what divides it is the sum of the rounded ones, l that of the others.
 extern "C" __launch_bounds__(THREADS, 2) __global__ void attention_mma_forward(u16 *out, int *m, float *l, const u16 *qkv,
                                                                             const Segment *segments, const Shape a, const Params params, u32 out_ld) {
   DYNAMIC_SHARED(shared);

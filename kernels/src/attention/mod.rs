@@ -20,7 +20,8 @@
 //! two passes, over queries and over keys, and segments are the caller's word: rows beyond N are cut off, a forest that is none gives
 //! numbers without meaning; the CPU refuses it.
 //!
-//! On CUDA qkv, out, dout and dqkv may be bf16, rows of out and dqkv apart then (d a multiple of 8, padded with zeros to 16, 32, 64, 128 or 256 on the chip). Then one k16
+//! On CUDA qkv, out, dout and dqkv may be bf16 (d a multiple of 8, padded with zeros to 16, 32, 64, 128 or 256 on the chip), and rows of out
+//! and dqkv apart then ([`View::apart`]). One k16
 //! step of mma.sync stands for 16 fma, ascending: over d, over a block's slots, over the path's slots (dq), over the lines of a segment from
 //! the first that may see any of a tile's 64 keys, rows then heads (dk, dv). Slots that a line does not see have weight 0 and are
 //! multiplied through, so a value that is not finite reaches the other rows of its block. Weights, p and dt are rounded to bf16 for their products;

@@ -44,7 +44,8 @@ fn gated(room: &str, y: View<'_>, x: View<'_>, f: usize) -> Result<bool> {
     Ok(x.len() != y.len())
 }
 
-/// What both kernels take after their rows: elements of y, F, where u begins in a row (0 without), the pitch of what is written, the curve.
+/// What both kernels take after their rows: elements of y, F, where u begins in a row (0 without), the pitch of what is written, the
+/// curve.
 fn scalars(room: &str, n: usize, f: usize, gated: bool, pitch: Arg<'static>, curve: Curve) -> Result<[Arg<'static>; 5]> {
     let up = if gated { f } else { 0 };
     ensure!(f <= (u32::MAX / 2) as usize, "{room}: rows of {f}, wanted at most {}", u32::MAX / 2);

@@ -10,8 +10,8 @@
 //! row (the values) is copied to y and stays as it is in d. w, dw: [wq, wk], each `[D]` f32. rstd: [N, H + K] f32, kept for backward. `=`
 //! everywhere but in dw, whose d is that from before `backward`.
 //! Bytes: forward 8·N·stride, backward 12·N·(H + K)·D, dw 8·N·(H + K)·D. FLOPs of a head's element: 4, 9, 3.
-//! On CUDA rows of `backward`'s d may lie apart ([`View::apart`]), and sixteen lanes own a head and sum it in A2's own order: the CPU's bits. Spans of `examples` are cut at N there; the CPU refuses
-//! them. order: law
+//! On CUDA rows of `backward`'s d may lie apart ([`View::apart`]), and sixteen lanes own a head and sum it in A2's own order: the CPU's bits.
+//! Spans of `examples` are cut at N there; the CPU refuses them. order: law
 
 use crate::cuda::{BLOCK, blocks, elements, kernel, operand, pitch, rows_of, size, stored, variant};
 use runtime::{Arg, DType, DType::F32, DType::U32, Kernel, Launch, Result, Stream, View, disjoint, ensure};

@@ -97,8 +97,8 @@ fn beside(s: &Stream, room: &str, rows: View<'_>, [width, tail, ld]: [usize; 3],
     unsafe { s.launch(&STRIP[0], &elements(chunks)?, &args) }
 }
 
-/// y [M, ΣN] = and S [M, T] = (`lora_s`; an empty view without an adapter) of x [M, K], whose strips are written. `bias` [ΣN] bf16 is that of [`bias`],
-/// wanted where a part has one.
+/// y [M, ΣN] = and S [M, T] = (`lora_s`; an empty view without an adapter) of x [M, K], whose strips are written. `bias` [ΣN] bf16 is that
+/// of [`bias`], wanted where a part has one.
 pub fn forward(s: &Stream, y: View<'_>, lora_s: View<'_>, x: View<'_>, parts: &[Part<'_>], bias: Option<View<'_>>) -> Result<()> {
     let room = "linear::library::forward";
     let g = group(s, room, parts)?;

@@ -12,8 +12,8 @@
 //! x, delta, sum, y, dx, dy, add: [N, C] f32, on CUDA also bf16: each result is rounded once, and v is the rounded sum. w, dw: `[C]` f32.
 //! rstd: `[N]` f32, kept for backward. `=` everywhere but in dw.
 //! Bytes: forward 8 NC (16 NC with a delta), backward 12 NC (16 with `add`), dw 8 NC. FLOPs: 4 NC, 9 NC, 3 NC.
-//! On CUDA rows of y, dx, dy and add may lie apart ([`View::apart`]), and a block owns a row and sums it in A2's own order: the CPU's bits. Spans of `examples` are cut at N there; the CPU refuses them.
-//! order: law
+//! On CUDA rows of y, dx, dy and add may lie apart ([`View::apart`]), and a block owns a row and sums it in A2's own order: the CPU's bits.
+//! Spans of `examples` are cut at N there; the CPU refuses them. order: law
 
 use crate::cuda::{blocks, elements, kernel, operand, optional, pitch, rows_of, size, stored, variant};
 use runtime::{Arg, DType::F32, DType::U32, Kernel, Launch, Result, Stream, View, disjoint, ensure};
