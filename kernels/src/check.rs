@@ -2,8 +2,11 @@
 
 pub use crate::selftest::inputs::{below, normal};
 use half::bf16;
+pub use law::{examples_add, lawful};
 use runtime::{Buffer, DType, Isa, Result, Stream, View};
 use std::path::PathBuf;
+
+mod law;
 
 /// Every instruction set with 1, 2 and 4 threads; the first is the law.
 pub fn streams() -> Vec<Stream> {
@@ -66,6 +69,21 @@ impl Acts {
 /// Rounded to bf16.
 pub fn rounded(x: &[f32]) -> Vec<f32> {
     x.iter().map(|v| bf16::from_f32(*v).to_f32()).collect()
+}
+
+/// Rows [N, 2F] of gate [N, F] and up [N, F].
+pub fn beside(gate: &[f32], up: &[f32], f: usize) -> Vec<f32> {
+    gate.chunks(f).zip(up.chunks(f)).flat_map(|(g, u)| [g, u].concat()).collect()
+}
+
+/// The reverse.
+pub fn apart(rows: &[f32], f: usize) -> [Vec<f32>; 2] {
+    [0, f].map(|start| rows.chunks(2 * f).flat_map(|r| r[start..start + f].to_vec()).collect())
+}
+
+/// What a norm sees: x, or x + delta.
+pub fn summed(x: &[f32], delta: Option<&[f32]>) -> Vec<f32> {
+    delta.map_or(x.to_vec(), |delta| x.iter().zip(delta).map(|(x, d)| x + d).collect())
 }
 
 /// Widened.

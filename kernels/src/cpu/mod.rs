@@ -182,6 +182,29 @@ macro_rules! per_isa {
 pub mod rows {
     use super::{Lanes, WIDTH};
 
+    /// Rows of one task, so that a task has some thousand elements.
+    pub fn grain(columns: usize) -> usize {
+        4096usize.div_ceil(columns)
+    }
+
+    /// What a norm multiplies by: w, or offset + w.
+    #[inline(always)]
+    pub fn factor(offset: f32, w: f32) -> f32 {
+        if offset == 0.0 { w } else { offset + w }
+    }
+
+    /// x, or where there is a delta x + delta, which is written to `sum`.
+    #[inline(always)]
+    pub fn residual<'a>(sum: &'a mut [f32], x: &'a [f32], delta: &[f32]) -> &'a [f32] {
+        if delta.is_empty() {
+            return x;
+        }
+        for ((s, x), d) in sum.iter_mut().zip(x).zip(delta) {
+            *s = x + d;
+        }
+        sum
+    }
+
     /// Runs `step(i, acc)` for every whole group of lanes, then hands the ragged end's lane count to `tail`.
     #[inline(always)]
     fn accumulate<S: Lanes>(

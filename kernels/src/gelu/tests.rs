@@ -1,18 +1,9 @@
 use super::*;
-use crate::check::{Acts, Golden, bits, close, differentiates, normal, on_cuda, rounded, rounds_once, stream, streams, wide};
+use crate::check::{self, Acts, Golden, apart, beside, bits, close, differentiates, normal, on_cuda, rounded, rounds_once};
+use crate::check::{stream, streams, wide};
 use runtime::{DType, DType::F32};
 
 const CURVES: [Curve; 2] = [Curve::Tanh, Curve::Erf];
-
-/// Rows [N, 2F] of gate [N, F] and up [N, F].
-fn beside(gate: &[f32], up: &[f32], f: usize) -> Vec<f32> {
-    gate.chunks(f).zip(up.chunks(f)).flat_map(|(g, u)| [g, u].concat()).collect()
-}
-
-/// The reverse.
-fn apart(rows: &[f32], f: usize) -> [Vec<f32>; 2] {
-    [0, f].map(|start| rows.chunks(2 * f).flat_map(|r| r[start..start + f].to_vec()).collect())
-}
 
 /// y and dx.
 fn run(s: &Stream, x: &[f32], dy: &[f32], f: usize, curve: Curve) -> Result<[Vec<f32>; 2]> {
@@ -99,14 +90,9 @@ fn lawful(on: &[Stream]) -> Result<()> {
     let (n, f) = (64, 45);
     for (curve, columns) in CURVES.into_iter().flat_map(|c| [(c, f), (c, 2 * f)]) {
         let (x, dy) = (normal(7, columns * n), normal(8, n * f));
-        let law = run(&streams()[0], &x, &dy, f, curve)?;
-        for s in on {
-            for cut in [0..64, 0..1, 1..4, 4..21] {
-                let got = run(s, &x[columns * cut.start..columns * cut.end], &dy[cut.start * f..cut.end * f], f, curve)?;
-                assert_eq!(bits(&law[0][cut.start * f..cut.end * f]), bits(&got[0]), "{:?} {cut:?}", s.host());
-                assert_eq!(bits(&law[1][columns * cut.start..columns * cut.end]), bits(&got[1]), "{:?} {cut:?}", s.host());
-            }
-        }
+        check::lawful(on, n, 2, |s, cut| {
+            run(s, &x[columns * cut.start..columns * cut.end], &dy[cut.start * f..cut.end * f], f, curve)
+        })?;
     }
     Ok(())
 }

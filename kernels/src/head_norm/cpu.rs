@@ -1,19 +1,10 @@
 //! The CPU form. Loops without a reduction are plain: each element's operations are IEEE and vectorise without changing them.
 
 use super::Shape;
-use crate::cpu::{Lanes, rows};
+use crate::cpu::Lanes;
+use crate::cpu::rows::{self, factor, grain};
 use runtime::{Pool, Shared};
 use std::ops::Range;
-
-/// Rows of one task, so that a task has some thousand elements.
-fn grain(stride: usize) -> usize {
-    4096usize.div_ceil(stride)
-}
-
-#[inline(always)]
-fn factor(offset: f32, w: f32) -> f32 {
-    if offset == 0.0 { w } else { offset + w }
-}
 
 /// The weight of a head.
 #[inline(always)]

@@ -1,5 +1,5 @@
 use super::*;
-use crate::check::{Acts, bits, close, differentiates, normal, on_cuda, rounded, rounds_once, stream, streams, wide};
+use crate::check::{self, Acts, bits, close, differentiates, normal, on_cuda, rounded, rounds_once, stream, streams, wide};
 
 /// Inputs of one case; `rows` picks a cut of them.
 struct Case {
@@ -131,37 +131,18 @@ fn lawful(on: &[Stream], n: usize) -> Result<()> {
         let case = Case::new(n, heads, 1.0);
         let (small, all) = (n as u32 / 3, n as u32);
         let examples = [0, 1, 1, small, small, small, small, all];
-        let law: Made = case.run(&streams()[0], 0..n, &examples)?;
-        for s in on {
-            let whole = case.run(s, 0..n, &examples)?;
-            for (one, other) in law.iter().zip(&whole) {
-                assert_eq!(bits(one), bits(other), "{:?}", s.host());
-            }
-            for cut in [0..1, 1..4, 4..n] {
-                let part = case.run(s, cut.clone(), &[0, cut.len() as u32])?;
-                for (one, other) in law.iter().zip(&part).take(3) {
-                    let width = one.len() / n;
-                    assert_eq!(bits(&one[cut.start * width..cut.end * width]), bits(other), "{cut:?}");
-                }
-            }
-        }
+        check::lawful(on, n, 3, |s, cut| {
+            let own = [0, cut.len() as u32];
+            case.run(s, cut.clone(), if cut.len() == n { &examples } else { &own })
+        })?;
     }
     Ok(())
 }
 
 #[test]
 fn examples_add_one_by_one() -> Result<()> {
-    let (s, case) = (stream(), Case::new(21, [4, 2, 45], 0.0));
-    let together = case.run(&s, 0..21, &[0, 1, 1, 4, 4, 21])?;
-    for which in [3, 4] {
-        let mut total = vec![0f32; 45];
-        for cut in [0..1, 1..4, 4..21] {
-            let part = case.run(&s, cut.clone(), &[0, cut.len() as u32])?;
-            total.iter_mut().zip(&part[which]).for_each(|(t, p)| *t += p);
-        }
-        assert_eq!(bits(&together[which]), bits(&total));
-    }
-    Ok(())
+    let case = Case::new(21, [4, 2, 45], 0.0);
+    check::examples_add(|cut, examples| Ok(case.run(&stream(), cut, examples)?[3..].to_vec()))
 }
 
 #[test]

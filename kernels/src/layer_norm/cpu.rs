@@ -2,13 +2,9 @@
 // A body of plain loops meets its instruction set only as compiler features.
 #![allow(clippy::extra_unused_type_parameters)]
 
-use crate::cpu::{Lanes, rows};
+use crate::cpu::Lanes;
+use crate::cpu::rows::{self, grain};
 use runtime::{Pool, Shared};
-
-/// Rows of one task, so that a task has some thousand elements.
-fn grain(c: usize) -> usize {
-    4096usize.div_ceil(c)
-}
 
 #[inline(always)]
 fn scale_row(y: &mut [f32], v: &[f32], mean: f32, rstd: f32, w: &[f32], b: &[f32]) {
@@ -31,14 +27,8 @@ fn forward_rows<S: Lanes>(
     let c = w.len();
     for (n, stats) in stats.chunks_exact_mut(2).enumerate() {
         let row = n * c..(n + 1) * c;
-        let v = if delta.is_empty() {
-            &x[row.clone()]
-        } else {
-            for ((s, x), d) in sum[row.clone()].iter_mut().zip(&x[row.clone()]).zip(&delta[row.clone()]) {
-                *s = x + d;
-            }
-            &sum[row.clone()]
-        };
+        let own = if delta.is_empty() { 0..0 } else { row.clone() };
+        let v = rows::residual(&mut sum[own.clone()], &x[row.clone()], &delta[own]);
         let mean = rows::sum::<S>(v) / c as f32;
         scratch.iter_mut().zip(v).for_each(|(z, v)| *z = v - mean);
         let rstd = 1.0 / (rows::dot::<S>(scratch, scratch) / c as f32 + eps).sqrt();

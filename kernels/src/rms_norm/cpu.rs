@@ -2,18 +2,9 @@
 // A body of plain loops meets its instruction set only as compiler features.
 #![allow(clippy::extra_unused_type_parameters)]
 
-use crate::cpu::{Lanes, rows};
+use crate::cpu::Lanes;
+use crate::cpu::rows::{self, factor, grain};
 use runtime::{Pool, Shared};
-
-/// Rows of one task, so that a task has some thousand elements.
-fn grain(c: usize) -> usize {
-    4096usize.div_ceil(c)
-}
-
-#[inline(always)]
-fn factor(offset: f32, w: f32) -> f32 {
-    if offset == 0.0 { w } else { offset + w }
-}
 
 #[inline(always)]
 fn scale_row(y: &mut [f32], v: &[f32], rstd: f32, w: &[f32], offset: f32) {
@@ -28,14 +19,8 @@ fn forward_rows<S: Lanes>(out: (&mut [f32], &mut [f32], &mut [f32]), x: &[f32], 
     let c = w.len();
     for (n, rstd) in rstd.iter_mut().enumerate() {
         let row = n * c..(n + 1) * c;
-        let v = if delta.is_empty() {
-            &x[row.clone()]
-        } else {
-            for ((s, x), d) in sum[row.clone()].iter_mut().zip(&x[row.clone()]).zip(&delta[row.clone()]) {
-                *s = x + d;
-            }
-            &sum[row.clone()]
-        };
+        let own = if delta.is_empty() { 0..0 } else { row.clone() };
+        let v = rows::residual(&mut sum[own.clone()], &x[row.clone()], &delta[own]);
         *rstd = 1.0 / (rows::dot::<S>(v, v) / c as f32 + eps).sqrt();
         scale_row(&mut y[row], v, *rstd, w, offset);
     }

@@ -1,5 +1,7 @@
 use super::*;
-use crate::check::{Acts, Golden, bits, close, differentiates, normal, on_cuda, rounded, rounds_once, stream, streams, wide};
+use crate::check::{
+    self, Acts, Golden, bits, close, differentiates, normal, on_cuda, rounded, rounds_once, stream, streams, summed, wide,
+};
 use runtime::DType;
 
 /// Inputs of one case; `rows` picks a cut of them.
@@ -55,10 +57,7 @@ impl Case {
 
     /// v as the room sees it.
     fn v(&self) -> Vec<f32> {
-        match &self.delta {
-            Some(delta) => self.x.iter().zip(delta).map(|(x, d)| x + d).collect(),
-            None => self.x.clone(),
-        }
+        summed(&self.x, self.delta.as_deref())
     }
 }
 
@@ -139,36 +138,19 @@ fn the_law() -> Result<()> {
 fn lawful(on: &[Stream]) -> Result<()> {
     for (n, c, residual) in [(64, 45, true), (64, 32, false)] {
         let case = Case::new(n, c, residual, 1.0);
-        let examples = [0, 1, 1, 4, 4, 4, 4, 21, 21, 64];
-        let law: Made = case.run(&streams()[0], 0..n, &examples)?;
-        for s in on {
-            let whole = case.run(s, 0..n, &examples)?;
-            for (one, other) in law.iter().zip(&whole) {
-                assert_eq!(bits(one), bits(other), "{:?}", s.host());
-            }
-            for cut in [0..1, 1..4, 4..21, 0..64] {
-                let part = case.run(s, cut.clone(), &[0, cut.len() as u32])?;
-                for (one, other) in law.iter().zip(&part).take(5).filter(|(one, _)| !one.is_empty()) {
-                    let width = one.len() / n;
-                    assert_eq!(bits(&one[cut.start * width..cut.end * width]), bits(other), "{cut:?}");
-                }
-            }
-        }
+        let examples = [0, 1, 1, 4, 4, 4, 4, 21, 21, n as u32];
+        check::lawful(on, n, 5, |s, cut| {
+            let own = [0, cut.len() as u32];
+            case.run(s, cut.clone(), if cut.len() == n { &examples } else { &own })
+        })?;
     }
     Ok(())
 }
 
 #[test]
 fn examples_add_one_by_one() -> Result<()> {
-    let (s, case) = (stream(), Case::new(21, 45, false, 0.0));
-    let together = case.run(&s, 0..21, &[0, 1, 1, 4, 4, 21])?;
-    let mut total = vec![0f32; 45];
-    for cut in [0..1, 1..4, 4..21] {
-        let part = case.run(&s, cut.clone(), &[0, cut.len() as u32])?;
-        total.iter_mut().zip(&part[5]).for_each(|(t, p)| *t += p);
-    }
-    assert_eq!(bits(&together[5]), bits(&total));
-    Ok(())
+    let case = Case::new(21, 45, false, 0.0);
+    check::examples_add(|cut, examples| Ok(case.run(&stream(), cut, examples)?[5..].to_vec()))
 }
 
 #[test]

@@ -1,5 +1,5 @@
 use super::*;
-use crate::check::{Acts, Golden, below, bits, close, normal, on_cuda, rounded, rounds_once, stream, streams, wide};
+use crate::check::{self, Acts, Golden, below, bits, close, normal, on_cuda, rounded, rounds_once, stream, streams, wide};
 use runtime::DType;
 
 const LLAMA3: Scaling =
@@ -90,15 +90,7 @@ fn the_law() -> Result<()> {
 fn lawful(on: &[Stream]) -> Result<()> {
     let (n, shape) = (64, [3, 22, 80]);
     let (x, pos, table) = (normal(5, n * 80), below(6, n, 300), table(300, 22, 1e4, None));
-    let law = run(&streams()[0], F32, &x, &pos, &table, shape)?;
-    for s in on {
-        for cut in [0..64, 0..1, 1..4, 4..21] {
-            let rows = cut.start * 80..cut.end * 80;
-            let got = run(s, F32, &x[rows.clone()], &pos[cut], &table, shape)?;
-            assert!((0..2).all(|i| bits(&law[i][rows.clone()]) == bits(&got[i])), "{:?} {rows:?}", s.host());
-        }
-    }
-    Ok(())
+    check::lawful(on, n, 2, |s, cut| run(s, F32, &x[cut.start * 80..cut.end * 80], &pos[cut], &table, shape))
 }
 
 #[test]

@@ -1,16 +1,7 @@
 use super::*;
-use crate::check::{Acts, Golden, bits, close, differentiates, normal, on_cuda, rounded, rounds_once, stream, streams, wide};
+use crate::check::{self, Acts, Golden, apart, beside, bits, close, differentiates, normal, on_cuda, rounded, rounds_once};
+use crate::check::{stream, streams, wide};
 use runtime::{DType, DType::F32};
-
-/// Rows [N, 2F] of gate [N, F] and up [N, F].
-fn beside(gate: &[f32], up: &[f32], f: usize) -> Vec<f32> {
-    gate.chunks(f).zip(up.chunks(f)).flat_map(|(g, u)| [g, u].concat()).collect()
-}
-
-/// The reverse.
-fn apart(rows: &[f32], f: usize) -> [Vec<f32>; 2] {
-    [0, f].map(|start| rows.chunks(2 * f).flat_map(|r| r[start..start + f].to_vec()).collect())
-}
 
 /// y and dgate_up.
 fn run(s: &Stream, dtype: DType, gate_up: &[f32], dy: &[f32], f: usize) -> Result<[Vec<f32>; 2]> {
@@ -83,15 +74,9 @@ fn the_law() -> Result<()> {
 fn lawful(on: &[Stream]) -> Result<()> {
     let (n, f) = (64, 45);
     let (gate_up, dy) = (normal(7, 2 * n * f), normal(8, n * f));
-    let law = run(&streams()[0], F32, &gate_up, &dy, f)?;
-    for s in on {
-        for cut in [0..64, 0..1, 1..4, 4..21] {
-            let got = run(s, F32, &gate_up[2 * cut.start * f..2 * cut.end * f], &dy[cut.start * f..cut.end * f], f)?;
-            assert_eq!(bits(&law[0][cut.start * f..cut.end * f]), bits(&got[0]), "{:?} {cut:?}", s.host());
-            assert_eq!(bits(&law[1][2 * cut.start * f..2 * cut.end * f]), bits(&got[1]), "{:?} {cut:?}", s.host());
-        }
-    }
-    Ok(())
+    check::lawful(on, n, 2, |s, cut| {
+        run(s, F32, &gate_up[2 * cut.start * f..2 * cut.end * f], &dy[cut.start * f..cut.end * f], f)
+    })
 }
 
 #[test]
