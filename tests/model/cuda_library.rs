@@ -14,7 +14,7 @@ use std::path::Path;
 const STEPS: usize = 3;
 
 /// The folder with an adapter of this rank on every module, through the library if it is wanted.
-fn loaded(s: &Stream, folder: &Path, dtype: DType, r: usize, library: bool) -> Result<Transformer> {
+pub(super) fn loaded(s: &Stream, folder: &Path, dtype: DType, r: usize, library: bool) -> Result<Transformer> {
     let disk = tiny::adapter_on(&model::Config::from_folder(folder)?.modules(), r, 11);
     let mut model = Transformer::load_for(s, folder, Some(dtype), &disk)?;
     if library {

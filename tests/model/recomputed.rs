@@ -1,6 +1,7 @@
 //! Activations that the backward makes again: the bits of those that were kept, with nothing allocated in a steady step.
 
-use super::cuda::{Run, examples, run, run_keeping};
+use super::cuda::{Run, examples, run, run_keeping, run_of};
+use super::cuda_library::loaded;
 use anyhow::{Context, Result, ensure};
 use model::{Adapter, Keep, Transformer, Tune};
 use ple_tests::data::say;
@@ -103,7 +104,8 @@ fn the_plan_is_of_what_is_kept() -> Result<()> {
     Ok(kept?)
 }
 
-/// f32 against the CPU that keeps everything, in a family with norms everywhere; bf16 against the same device.
+/// f32 against the CPU that keeps everything, in a family with norms everywhere; bf16 against the same device, every
+/// weight and rows that lie apart among it.
 #[test]
 fn on_cuda_steps_that_make_activations_again_have_the_same_bits() -> Result<()> {
     let Some(cuda) = emulator::cuda() else { return Ok(()) };
@@ -116,8 +118,12 @@ fn on_cuda_steps_that_make_activations_again_have_the_same_bits() -> Result<()> 
         same(&config["model_type"].to_string(), &again(device, folder.path(), Tune::Lora(0), DType::F32)?, &want)?;
     }
     let folder = tiny::folder(false, DType::Bf16)?;
-    let want = run(device, folder.path(), Tune::Lora(0), DType::Bf16, STEPS)?;
-    let got = again(device, folder.path(), Tune::Lora(0), DType::Bf16)?;
-    ensure!(got.norms == want.norms, "bf16: norms {:?}, wanted {:?}", got.norms, want.norms);
-    same("bf16", &got, &want)
+    for tune in [Tune::Lora(0), Tune::Full] {
+        let want = run(device, folder.path(), tune, DType::Bf16, STEPS)?;
+        let got = again(device, folder.path(), tune, DType::Bf16)?;
+        ensure!(got.norms == want.norms, "bf16 {tune:?}: norms {:?}, wanted {:?}", got.norms, want.norms);
+        same(&format!("bf16 {tune:?}"), &got, &want)?;
+    }
+    let library = |keep| run_of(keep, device, |s| loaded(s, folder.path(), DType::Bf16, 8, true), Tune::Lora(0), STEPS);
+    same("through the library", &library(Keep::Inputs)?, &library(Keep::Backward)?)
 }

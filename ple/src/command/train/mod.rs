@@ -184,6 +184,9 @@ pub fn run_method(c: &Config, mut opened: Opened, rewards: Rewards, method: &mut
         held.end(&trainer, &mut progress.log)?;
     }
     run.plan.end(&trainer.stream, folder, &progress.log)?;
+    if !progress.table.is_empty() {
+        progress.log.say(&progress.table.to_string());
+    }
     checkpoint::save(&trainer.stream, &trainer.model, run.opened.tune, &run.opened.folder, folder)?;
     progress.log.finish()?;
     Ok(host::write_file(&folder.join("ple.json"), |out| writeln!(out, "{state:#}"))?)
@@ -229,9 +232,6 @@ impl Run<'_> {
         }
         if trainer.optimizer.steps() == 0 {
             progress.log.say("note  no iteration kept anything to train on: no step was taken");
-        }
-        if !progress.table.is_empty() {
-            progress.log.say(&progress.table.to_string());
         }
         Ok(())
     }
