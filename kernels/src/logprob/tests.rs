@@ -1,7 +1,7 @@
 //! Accuracy against f64, and bits against LAW A2, A4 and A6 written out.
 
 use super::{Kept, Scaling, backward, backward_weight, forward, of_logits, reference};
-use crate::check::{Acts, held, on_cuda, rounded};
+use crate::check::{Acts, held, on_cuda, rounded, within};
 use crate::linear::tests::{Case, Packed, close, fixture, nans, same, streams, values, with_both_adders};
 use crate::linear::{self, Part};
 use crate::weight::{self, Layout, Weight};
@@ -352,6 +352,36 @@ fn on_cuda_in_bf16_against_f64() {
             held("dhead", &dhead, &want_dhead, c, 5e-3);
             assert!(far <= 2e-5, "{far:e}");
         }
+        Ok(())
+    });
+}
+
+/// d logp / dx of each entry before it is rounded, over flat rows, rows with a favourite and rows that are sure of their target.
+#[test]
+fn on_cuda_in_bf16_the_way_against_f64() {
+    let (n, c, v) = (24, 64, 513);
+    let mut p = Problem::new(n, n, c, v, DType::Bf16, PLAIN);
+    p.rows = (0..n as u32).collect();
+    for (i, x) in p.x.chunks_mut(c).enumerate() {
+        let (target, other) = (&p.head.w[p.targets[i] as usize * c..][..c], &p.head.w[(i * 11 % v) * c..][..c]);
+        x.iter_mut().zip(target).zip(other).for_each(|((x, t), o)| *x = [*x, 0.3 * *x + 0.5 * o, 2.0 * t][i % 3]);
+    }
+    p.x = rounded(&p.x);
+    let entries = p.x.chunks(c).zip(&p.targets).map(|(x, t)| reference::row(x, &p.head.w, *t as usize, PLAIN));
+    let (mut sure, mut want) = (0, Vec::new());
+    let scales: Vec<f64> = entries
+        .map(|(logp, dz)| {
+            sure += (logp > -1e-6) as usize;
+            let column = |k: usize| dz.iter().zip(p.head.w.chunks(c)).map(|(d, w)| d * w[k] as f64).sum::<f64>();
+            want.extend((0..c).map(column));
+            logp.exp()
+        })
+        .collect();
+    assert!(sure >= n / 3, "{sure} rows are sure of their target");
+    with_both_adders("logprob bf16", |s| {
+        let [_, way, ..] = in_bf16(s, &p, 0..n, 0.0)?;
+        let got: Vec<f32> = way.iter().enumerate().map(|(i, w)| (*w as f64 * scales[i / c]) as f32).collect();
+        within("way", &got, &want, c, 1e-3, 5e-3);
         Ok(())
     });
 }
