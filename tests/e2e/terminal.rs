@@ -40,7 +40,7 @@ fn bars_on_a_terminal_and_lines_in_a_pipe() -> Result<()> {
         "{text}"
     );
     ensure!(table[1].trim().starts_with("0  0.2000") && table[2].trim().starts_with("1  0.1800"), "{text}");
-    ensure!(lines.len() < 12 && !text.contains('\u{1b}'), "more than a line per iteration: {text}");
+    ensure!(lines.len() < 14 && !text.contains('\u{1b}'), "more than a line per iteration: {text}");
     if !Command::new("script").arg("--version").output().is_ok_and(|said| said.status.success()) {
         say("skip: no `script` to make a terminal with");
         return Ok(());

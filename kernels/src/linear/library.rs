@@ -97,13 +97,14 @@ fn beside(s: &Stream, room: &str, rows: View<'_>, [width, tail, ld]: [usize; 3],
     unsafe { s.launch(&STRIP[0], &elements(chunks)?, &args) }
 }
 
-/// y [M, ΣN] = and S [M, T] = (`lora_s`; an empty view without an adapter) of x [M, K], whose strips are written. `bias` [ΣN] bf16 is that
-/// of [`bias`], wanted where a part has one.
+/// y [M, ΣN] = (or nothing if the view is empty) and S [M, T] = (`lora_s`; an empty view without an adapter) of x [M, K], whose strips are
+/// written where they are read. `bias` [ΣN] bf16 is that of [`bias`], wanted where a part has one.
 pub fn forward(s: &Stream, y: View<'_>, lora_s: View<'_>, x: View<'_>, parts: &[Part<'_>], bias: Option<View<'_>>) -> Result<()> {
     let room = "linear::library::forward";
     let g = group(s, room, parts)?;
     let m = rows(room, "x", x, g.k)?;
-    for (name, view, len) in [("x", x, m * g.k), ("y", y, m * g.n), ("lora_s", lora_s, m * g.tail)] {
+    let outputs = if y.is_empty() { 0 } else { g.n };
+    for (name, view, len) in [("x", x, m * g.k), ("y", y, m * outputs), ("lora_s", lora_s, m * g.tail)] {
         check_as(room, name, view, Bf16, len)?;
     }
     y.together(room)?;
@@ -117,6 +118,9 @@ pub fn forward(s: &Stream, y: View<'_>, lora_s: View<'_>, x: View<'_>, parts: &[
     let [to, from] = [operand(room, lora_s, Bf16)?, rows_of(room, x, Bf16)?];
     let ld = roomy(room, "x", x, g.k, g.tail)?;
     g.project(s, to, from, m, [g.tail, ld])?;
+    if y.is_empty() {
+        return Ok(());
+    }
     beside(s, room, x, [g.k, g.tail, ld], lora_s)?;
     let bias = bias.map(|b| b.ptr());
     product(s, room, [y.ptr(), x.ptr(), g.data.ptr()], [m, g.n, g.k + g.tail], [g.n, ld, g.ld], false, bias)
