@@ -13,9 +13,9 @@ const SHORT: [&str; 12] = [
     "decode_attention::tests::on_cuda_pieces_that_hold_nothing_make_nan",
     "embedding::tests::on_cuda_in_bf16_values_are_rounded_once_and_an_unknown_id_is_nan",
     "kv_store::tests::on_cuda_rows_land_in_their_slots",
-    "logprob::tests::on_cuda_many_tiles_of_stored_logits",
-    "logprob::tests::on_cuda_in_bf16_both_forms_and_what_is_not_there",
-    "logprob::tests::on_cuda_what_is_not_there_is_nan",
+    "logprob::tests::cuda::on_cuda_many_tiles_of_stored_logits",
+    "logprob::tests::bf16::on_cuda_in_bf16_both_forms_and_what_is_not_there",
+    "logprob::tests::cuda::on_cuda_what_is_not_there_is_nan",
     "rope::tests::on_cuda_a_position_beyond_the_table_is_nan",
 ];
 

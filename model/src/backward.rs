@@ -3,8 +3,9 @@
 use crate::acts::{ATTENTION_OUT, Acts, GATE_UP, Gradients, Keep, MLP_OUT, QKV};
 use crate::base::Norm;
 use crate::config::Activation;
+use crate::grads::{Grads, Tune};
 use crate::norm;
-use crate::transformer::{Adapter, Grads, Head, Transformer, Tune};
+use crate::transformer::{Adapter, Head, Transformer};
 use crate::{Batch, Error, Result};
 use kernels::{attention, embedding, gelu, linear, logprob, panels, rope, score, swiglu};
 use runtime::{Buffer, DType, Region, Stream, View};

@@ -13,6 +13,7 @@ pub mod decode;
 pub mod error;
 mod forward;
 pub mod generate;
+pub mod grads;
 mod header;
 mod json;
 pub mod kv_cache;
@@ -37,11 +38,12 @@ pub use config::{Activation, Config, ModuleSpec, Norm, Rope, RopeScaling, Tensor
 pub use decode::{DecodeRun, Settings};
 pub use error::{Error, Result};
 pub use generate::{Progress, Request, generate};
+pub use grads::{Grads, Tune};
 pub use kv_cache::{CacheLimits, KvCache};
 pub use lora::Lora;
 pub use sequence::{Finished, SampleKey};
 pub use tokenizer::{TextStream, Tokenizer};
-pub use transformer::{Adapter, Grads, Head, ScalarHead, Transformer, Tune};
+pub use transformer::{Adapter, Head, ScalarHead, Transformer};
 
 #[cfg(test)]
 mod shared;

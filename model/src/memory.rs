@@ -1,8 +1,9 @@
 //! What a model takes of its device, in bytes: the parts of a plan beside [`Transformer::plan`] and [`Transformer::cache_plan`].
 
 use crate::Result;
+use crate::grads::Tune;
 use crate::lora::Lora;
-use crate::transformer::{Transformer, Tune};
+use crate::transformer::Transformer;
 
 impl Transformer {
     /// The base weights, a master and its copies among them.

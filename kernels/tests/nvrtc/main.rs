@@ -62,12 +62,20 @@ fn usages(compiler: &Compiler, arch: &str, kernels: &[(Kernel, Defines)]) -> BTr
 #[test]
 fn on_cuda_every_kernel_compiles_and_keeps_its_budget() {
     let long = std::env::var("PLE_LONG").is_ok_and(|v| v == "1");
-    let archs: Vec<&str> = ARCHS.into_iter().chain(MORE.into_iter().filter(|_| long)).collect();
+    let archs: Vec<&'static str> = ARCHS.into_iter().chain(MORE.into_iter().filter(|_| long)).collect();
     let budgets: BTreeMap<[String; 3], Budget> = parse(BUDGETS).unwrap().into_iter().map(|b| (b.of.clone(), b)).collect();
     let mut wrong = Vec::new();
-    for arch in archs {
-        let Some(compiler) = compiler(arch) else { return };
-        let used = usages(&compiler, arch, &cuda::kernels());
+    // An architecture a thread: compiling is all that takes time.
+    let compiled: Vec<_> = std::thread::scope(|scope| {
+        let one = |arch: &'static str| {
+            let compiler = compiler(arch)?;
+            Some((usages(&compiler, arch, &cuda::kernels()), compiler.version().to_string()))
+        };
+        let threads: Vec<_> = archs.iter().map(|arch| scope.spawn(move || one(arch))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    for (arch, compiled) in archs.into_iter().zip(compiled) {
+        let Some((used, version)) = compiled else { return };
         for (of, usage) in &used {
             match budgets.get(of) {
                 Some(budget) => wrong.extend(faults(budget, usage)),
@@ -78,7 +86,7 @@ fn on_cuda_every_kernel_compiles_and_keeps_its_budget() {
         wrong.extend(stale.map(|of| format!("budgets.txt: {}: no such kernel", of.join(" "))));
         let most = |of: fn(&Usage) -> u32| used.values().map(of).max().unwrap_or_default();
         let (registers, stack) = (most(|usage| usage.registers), most(|usage| usage.stack));
-        let (count, version) = (used.len(), compiler.version());
+        let count = used.len();
         println!("{arch}: {count} kernels by NVRTC {version}, at most {registers} registers and {stack} bytes of stack");
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
