@@ -112,7 +112,7 @@ pub(super) fn run_of(
 fn on_cuda_ten_steps_in_f32_have_the_cpu_s_bits() -> Result<()> {
     let Some(cuda) = emulator::cuda() else { return Ok(()) };
     let folder = tiny::folder(false, DType::F32)?;
-    let cpu: &'static Stream = Box::leak(Box::new(Stream::cpu(1, Isa::portable())));
+    let cpu: &'static Stream = Box::leak(Box::new(Stream::cpu(1, Isa::detect())));
     let of = |steps| run(cpu.backend(), folder.path(), Tune::Lora(0), DType::F32, steps);
     let [long, short] = [of(STEPS)?, of(FEW)?];
     let loss = |run: &Run, i: usize| f64::from_bits(run.losses[i]);
@@ -141,7 +141,7 @@ fn on_cuda_ten_steps_in_f32_have_the_cpu_s_bits() -> Result<()> {
 #[test]
 fn on_cuda_full_tuning_in_f32_has_the_cpu_s_bits() -> Result<()> {
     let Some(cuda) = emulator::cuda() else { return Ok(()) };
-    let cpu: &'static Stream = Box::leak(Box::new(Stream::cpu(1, Isa::portable())));
+    let cpu: &'static Stream = Box::leak(Box::new(Stream::cpu(1, Isa::detect())));
     for (tied, mode) in [(true, emulator::Mode::PAIRS[3]), (false, emulator::Mode::PAIRS[1])] {
         let folder = tiny::folder(tied, DType::F32)?;
         let want = run(cpu.backend(), folder.path(), Tune::Full, DType::F32, 3)?;
@@ -156,7 +156,7 @@ fn on_cuda_full_tuning_in_f32_has_the_cpu_s_bits() -> Result<()> {
 #[test]
 fn on_cuda_every_family_s_steps_in_f32_have_the_cpu_s_bits() -> Result<()> {
     let Some(cuda) = emulator::cuda() else { return Ok(()) };
-    let cpu: &'static Stream = Box::leak(Box::new(Stream::cpu(1, Isa::portable())));
+    let cpu: &'static Stream = Box::leak(Box::new(Stream::cpu(1, Isa::detect())));
     for (i, config) in tiny::families().iter().enumerate() {
         let (family, mode) = (config["model_type"].as_str().context("no model_type")?, emulator::Mode::PAIRS[i % 4]);
         let folder = tiny::of(config, DType::F32)?;

@@ -21,7 +21,7 @@ pub(super) const COSINE: f64 = 0.9999;
 pub(super) const TIMES: f64 = 3.0;
 
 pub(super) fn cpu() -> &'static Stream {
-    Box::leak(Box::new(Stream::cpu(1, Isa::portable())))
+    Box::leak(Box::new(Stream::cpu(1, Isa::detect())))
 }
 
 fn norm(values: impl Iterator<Item = f64>) -> f64 {
