@@ -82,16 +82,10 @@ pub(super) fn near(config: &serde_json::Value, scale: f32, (tune, steps): (Tune,
     Ok(())
 }
 
-/// Two modes that differ in schedule, copies and queues; with `PLE_LONG` all.
-pub(super) fn modes() -> &'static [emulator::Mode] {
-    let all = &emulator::Mode::PAIRS;
-    if std::env::var_os("PLE_LONG").is_some() { all } else { &all[1..3] }
-}
-
 #[test]
 fn on_cuda_ten_steps_in_bf16_are_the_cpu_s_within_tolerance() -> Result<()> {
     let (config, ten) = (tiny::config(false), (Tune::Lora(0), STEPS));
-    near(&config, 1.0, ten, modes())?;
+    near(&config, 1.0, ten, &emulator::Mode::PAIRS)?;
     near(&config, TAME, ten, &emulator::Mode::PAIRS[3..])
 }
 
