@@ -15,8 +15,8 @@ fn forest() -> Vec<Example> {
     examples().into_iter().map(|e| (e.prompt, e.answers)).collect()
 }
 
-/// Ten steps of every weight, a head of its own among them, in two modes that differ in everything (with `PLE_LONG` in all); and of a tied one beside learned positions, LayerNorm and biases. `PLE_LONG` asks
-/// for the sharp model too.
+/// Ten steps of every weight, a head of its own among them, in two modes that differ in everything; and of a tied one beside learned
+/// positions, LayerNorm and biases. `PLE_LONG` asks for all modes and for the sharp model too.
 #[test]
 fn on_cuda_full_tuning_in_bf16_is_the_cpu_s_within_tolerance() -> Result<()> {
     let (ten, all, long) = ((Tune::Full, STEPS), &emulator::Mode::PAIRS, std::env::var_os("PLE_LONG").is_some());
