@@ -21,7 +21,7 @@ pub(super) const COSINE: f64 = 0.9999;
 pub(super) const TIMES: f64 = 3.0;
 
 pub(super) fn cpu() -> &'static Stream {
-    Box::leak(Box::new(Stream::cpu(1, Isa::detect())))
+    Box::leak(Box::new(Stream::cpu(1, Isa::portable())))
 }
 
 fn norm(values: impl Iterator<Item = f64>) -> f64 {
@@ -61,7 +61,9 @@ pub(super) fn near(config: &serde_json::Value, scale: f32, (tune, steps): (Tune,
         own.0, own.1
     ));
     let (begun, ended) = (losses(&want)[0], losses(&want)[steps - 1]);
-    ensure!(ended < if steps < STEPS { begun - 1e-3 } else { 0.9 * begun }, "the CPU learns nothing: {:?}", losses(&want));
+    // A gpt2 of every weight gets to 0.85 in ten steps.
+    let most = if tune == Tune::Full { 0.9 } else { 0.8 } * begun;
+    ensure!(ended < if steps < STEPS { begun - 1e-3 } else { most }, "the CPU learns nothing: {:?}", losses(&want));
     let mut first: Option<Run> = None;
     for mode in modes {
         cuda.mode(*mode);

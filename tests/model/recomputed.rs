@@ -14,7 +14,7 @@ use std::path::Path;
 const STEPS: usize = 2;
 
 fn cpu() -> &'static Stream {
-    Box::leak(Box::new(Stream::cpu(1, Isa::detect())))
+    Box::leak(Box::new(Stream::cpu(1, Isa::portable())))
 }
 
 fn again(device: &'static dyn Backend, folder: &Path, tune: Tune, dtype: DType) -> Result<Run> {
